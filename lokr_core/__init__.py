@@ -1,0 +1,47 @@
+"""The algebra of LoKr adapters: read them, attach them to a model, apply them row by row."""
+
+from lokr_core.adapter import Adapter, AdapterInfo, ScaleSource
+from lokr_core.errors import (
+    AdapterConfigError,
+    AdapterError,
+    AdapterFileError,
+    AdapterInUseError,
+    AdapterMismatchError,
+    AdapterNotAddedError,
+    AdapterTensorError,
+    LokrError,
+    LossyMergeError,
+    MergeBudgetError,
+    MergeError,
+    MixError,
+    RoutingError,
+    ShapeError,
+    UnmatchedKeysError,
+    UnsupportedModuleError,
+)
+from lokr_core.mix import AdapterMix, AdapterRef, MixPart
+
+__all__ = [
+    "Adapter",
+    "AdapterConfigError",
+    "AdapterError",
+    "AdapterFileError",
+    "AdapterInUseError",
+    "AdapterInfo",
+    "AdapterMismatchError",
+    "AdapterMix",
+    "AdapterNotAddedError",
+    "AdapterRef",
+    "AdapterTensorError",
+    "LokrError",
+    "LossyMergeError",
+    "MergeBudgetError",
+    "MergeError",
+    "MixError",
+    "MixPart",
+    "RoutingError",
+    "ScaleSource",
+    "ShapeError",
+    "UnmatchedKeysError",
+    "UnsupportedModuleError",
+]

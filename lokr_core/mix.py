@@ -1,0 +1,142 @@
+"""AdapterRef and AdapterMix: which adapters a row carries, and with which weights."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from lokr_core.errors import MixError
+
+DEFAULT_MAX_PARTS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AdapterRef:
+    """One version of one adapter.
+
+    ``version`` is the first 16 hex digits of a SHA-256 over the files' bytes and the overrides,
+    so that a cache keyed by a ref can never serve old weights.
+    """
+
+    adapter_id: str
+    version: str
+
+
+class HasRef(Protocol):
+    """Anything that stands for one adapter version, such as an Adapter."""
+
+    @property
+    def ref(self) -> AdapterRef:
+        """The adapter version."""
+
+
+def _shortest(weight: float) -> str:
+    """Return the shortest positional decimal of a float64, without an exponent."""
+    text = format(Decimal(repr(weight)), "f")
+    return text.removesuffix(".0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class MixPart:
+    """One adapter of a mix, its weight, and weights for the modules that a pattern matches."""
+
+    ref: AdapterRef
+    weight: float
+    module_weights: tuple[tuple[str, float], ...] = ()  # sorted by pattern
+
+    def __post_init__(self) -> None:
+        """Check that every weight is a finite number."""
+        for field, value in (("weight", self.weight), *self.module_weights):
+            if not math.isfinite(value):
+                raise MixError(
+                    f"{self.ref.adapter_id}.{field}", f"{value} is not a finite number"
+                )
+
+    @property
+    def name(self) -> str:
+        """The part of the mix's canonical name that this adapter contributes."""
+        name = self.ref.adapter_id
+        if self.weight != 1:
+            name += f"*{_shortest(self.weight)}"
+        if self.module_weights:
+            text = ";".join(f"{pattern}={_shortest(w)}" for pattern, w in self.module_weights)
+            name += f"@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterMix:
+    """An immutable set of weighted adapters in canonical order; empty is the base model.
+
+    Equal mixes compare and hash equal whatever the order in which their parts were given, so a
+    mix serves as the key of batches, of merged weights and of cached prefixes.
+    """
+
+    parts: tuple[MixPart, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Sort the parts, drop those that do nothing, and refuse an adapter named twice."""
+        ids = [part.ref.adapter_id for part in self.parts]
+        for adapter_id in ids:
+            if ids.count(adapter_id) > 1:
+                raise MixError(adapter_id, "the adapter is named twice in one mix")
+        kept = (part for part in self.parts if part.weight != 0 or part.module_weights)
+        object.__setattr__(self, "parts", tuple(sorted(kept)))
+
+    @classmethod
+    def of(
+        cls,
+        weights: Mapping[AdapterRef, float] | Mapping[HasRef, float],
+        module_weights: Mapping[AdapterRef, Mapping[str, float]]
+        | Mapping[HasRef, Mapping[str, float]]
+        | None = None,
+        *,
+        max_parts: int = DEFAULT_MAX_PARTS,
+    ) -> "AdapterMix":
+        """Return the mix of these adapters.
+
+        Args:
+            weights: Weight of each adapter, by Adapter or AdapterRef.
+            module_weights: For some of them, weights that replace the adapter's own where a
+                case-sensitive glob over the module path matches.
+            max_parts: The most parts a mix may have.
+
+        Raises:
+            MixError: A weight is not finite, an adapter is named twice, module weights name an
+                adapter that is not in the mix, or there are too many parts.
+        """
+        patterns = {_ref(key): value for key, value in (module_weights or {}).items()}
+        refs = [_ref(key) for key in weights]
+        for ref in patterns:
+            if ref not in refs:
+                raise MixError(ref.adapter_id, "has module weights but is not in the mix")
+        if len(refs) > max_parts:
+            raise MixError("adapters", f"{len(refs)} parts are more than the limit of {max_parts}")
+        return cls(
+            tuple(
+                MixPart(
+                    ref=ref,
+                    weight=float(weight),
+                    module_weights=tuple(
+                        sorted((p, float(w)) for p, w in patterns.get(ref, {}).items())
+                    ),
+                )
+                for ref, weight in zip(refs, weights.values(), strict=True)
+            )
+        )
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the base model, with no adapter at all."""
+        return not self.parts
+
+    @property
+    def name(self) -> str:
+        """The canonical name: parts sorted by id and joined by ``+``; empty for the base model."""
+        return "+".join(part.name for part in self.parts)
+
+
+def _ref(key: AdapterRef | HasRef) -> AdapterRef:
+    return key if isinstance(key, AdapterRef) else key.ref

@@ -1,0 +1,1 @@
+"""The operations of the Kronecker algebra, each defined once in plain torch."""

@@ -1,0 +1,1 @@
+"""An inference server for many LoKr adapters over one base model."""

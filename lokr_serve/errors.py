@@ -1,0 +1,138 @@
+"""Errors of the server; ``rpc/status.py`` maps each class to one gRPC status."""
+
+from lokr_core import LokrError
+
+
+class InvalidRequestError(LokrError):
+    """A field of a request has a value that can never be right."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class SettingsError(LokrError):
+    """A setting is unknown, malformed or contradictory."""
+
+
+class ModelError(LokrError):
+    """The base model cannot be loaded or cannot be served."""
+
+
+class AdapterNotFoundError(LokrError):
+    """A request names an adapter that is not registered."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(f"adapter {adapter_id!r} is not registered; call LoadAdapter first")
+        self.adapter_id = adapter_id
+
+
+class AdapterExistsError(LokrError):
+    """An id is loaded again with other content, without ``replace``."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(
+            f"adapter {adapter_id!r} is already loaded with other content; set replace to swap it"
+        )
+        self.adapter_id = adapter_id
+
+
+class AdapterDrainingError(LokrError):
+    """An adapter takes no new requests because it is being unloaded."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(f"adapter {adapter_id!r} is being unloaded; load it again to use it")
+        self.adapter_id = adapter_id
+
+
+class AdapterBusyError(LokrError):
+    """An adapter was still in use when its drain time ended."""
+
+    def __init__(self, adapter_id: str, in_flight: int) -> None:
+        super().__init__(
+            f"adapter {adapter_id!r} still serves {in_flight} requests; "
+            "set force to end them, or allow a longer drain_timeout"
+        )
+        self.adapter_id = adapter_id
+        self.in_flight = in_flight
+
+
+class AdapterUnloadedError(LokrError):
+    """A request was ended because its adapter was unloaded by force."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(f"adapter {adapter_id!r} was unloaded by force")
+        self.adapter_id = adapter_id
+
+
+class AdapterLoadFailedError(LokrError):
+    """A registered adapter failed to load a moment ago and is not yet tried again."""
+
+    def __init__(self, adapter_id: str, message: str, retry_seconds: float) -> None:
+        super().__init__(
+            f"adapter {adapter_id!r} failed to load: {message} "
+            f"(it is tried again after {retry_seconds:.0f} s)"
+        )
+        self.adapter_id = adapter_id
+        self.retry_seconds = retry_seconds
+
+
+class SourceError(LokrError):
+    """An adapter's source is outside the store, behind a link out of it, or does not exist."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"source {source!r} {problem}")
+        self.source = source
+
+
+class DigestMismatchError(LokrError):
+    """A file's content is not what the caller announced."""
+
+    def __init__(self, source: str, *, expected: str, found: str) -> None:
+        super().__init__(f"source {source!r} has digest {found}, not {expected}")
+        self.source = source
+
+
+class AdapterBudgetError(LokrError):
+    """No room for an adapter, or for merged weights, under a budget of bytes."""
+
+    def __init__(self, subject: str, *, needed_bytes: int, budget_bytes: int, tier: str) -> None:
+        super().__init__(
+            f"{subject} needs {needed_bytes} bytes, which the {tier} budget of {budget_bytes} "
+            "bytes cannot give beside what is in use or pinned"
+        )
+        self.subject = subject
+        self.tier = tier
+
+
+class QueueFullError(LokrError):
+    """Too many requests wait already."""
+
+    def __init__(self, max_queue: int, retry_seconds: float = 1.0) -> None:
+        super().__init__(f"{max_queue} requests wait already; retry after {retry_seconds:.0f} s")
+        self.retry_seconds = retry_seconds
+
+
+class DeadlineError(LokrError):
+    """A request's deadline has passed."""
+
+
+class ShuttingDownError(LokrError):
+    """The server is draining, or its model is not ready."""
+
+
+class GenerationFailedError(LokrError):
+    """A request could not be computed even alone; the log has the cause."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request {request_id!r} failed while it was computed")
+        self.request_id = request_id
+
+
+class EngineStoppedError(LokrError):
+    """The engine stopped with requests in flight."""
+
+
+class NotPermittedError(LokrError):
+    """A call is not allowed on this listener."""
