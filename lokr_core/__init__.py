@@ -19,7 +19,7 @@ from lokr_core.errors import (
     UnmatchedKeysError,
     UnsupportedModuleError,
 )
-from lokr_core.mix import AdapterMix, AdapterRef, MixPart
+from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart
 
 __all__ = [
     "Adapter",
@@ -33,6 +33,7 @@ __all__ = [
     "AdapterNotAddedError",
     "AdapterRef",
     "AdapterTensorError",
+    "Apply",
     "LokrError",
     "LossyMergeError",
     "MergeBudgetError",

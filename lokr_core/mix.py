@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Protocol
 
 from lokr_core.errors import MixError
@@ -140,3 +141,10 @@ class AdapterMix:
 
 def _ref(key: AdapterRef | HasRef) -> AdapterRef:
     return key if isinstance(key, AdapterRef) else key.ref
+
+
+class Apply(Enum):
+    """The two ways to apply a mix."""
+
+    UNMERGED = "unmerged"  # base output plus factored deltas
+    MERGED = "merged"  # one product with base plus delta, from the merge cache

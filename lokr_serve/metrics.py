@@ -1,0 +1,178 @@
+"""Every metric of the server, built once and handed to the parts that observe."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+STEP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LOSS_BUCKETS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1)
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterActivity:
+    """Which adapters an inference gateway should think of as here, and how many fit."""
+
+    max_adapters: int
+    resident: Iterable[str]
+    waiting: Iterable[str]
+
+
+class _ActivityCollector(Collector):
+    """Renders the one ``lora_requests_info`` series that gateways read; its value is the time."""
+
+    def __init__(self, read: Callable[[], AdapterActivity]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the family with exactly one series."""
+        activity = self._read()
+        family = GaugeMetricFamily(
+            "lokr_serve_lora_requests_info",
+            "Adapters resident and waited for; the value is the Unix time of this reading.",
+            labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+        )
+        labels = (
+            str(activity.max_adapters),
+            ",".join(activity.resident),
+            ",".join(activity.waiting),
+        )
+        family.add_metric(labels, time.time())
+        yield family
+
+
+class BoundedCounter:
+    """A counter per adapter whose number of series is bounded: the first N, the rest as other."""
+
+    def __init__(self, counter: Counter, max_series: int) -> None:
+        self._counter = counter
+        self._max_series = max_series
+        self._known: set[str] = set()
+
+    def add(self, adapter_id: str, amount: float = 1) -> None:
+        """Count for an adapter, under its own name while there is room."""
+        if adapter_id not in self._known and len(self._known) < self._max_series:
+            self._known.add(adapter_id)
+        self._counter.labels(adapter_id if adapter_id in self._known else OTHER).inc(amount)
+
+
+class Metrics:
+    """The server's metrics, on a registry of their own."""
+
+    def __init__(self, *, version: str, max_adapter_series: int = 100) -> None:
+        self.registry = CollectorRegistry()
+        self._max_adapter_series = max_adapter_series
+        Info("lokr_serve_build", "Version of the server.", registry=self.registry).info(
+            {"version": version}
+        )
+        self._build_request_metrics()
+        self._build_step_metrics()
+        self._build_adapter_metrics()
+        self._build_rpc_metrics()
+
+    def _build_request_metrics(self) -> None:
+        self.requests_running = self._gauge("requests_running", "Sequences being generated.")
+        self.requests_waiting = self._gauge("requests_waiting", "Requests waiting for a row.")
+        self.time_to_first_token = self._seconds(
+            "time_to_first_token_seconds", "From acceptance to the first token."
+        )
+        self.time_per_output_token = self._seconds(
+            "time_per_output_token_seconds", "Mean time per token after the first, per sequence."
+        )
+        self.queue_seconds = self._seconds("queue_seconds", "From acceptance to the first step.")
+        self.prompt_tokens = self._counter("prompt_tokens_total", "Prompt tokens accepted.")
+        self.cached_prompt_tokens = self._counter(
+            "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache."
+        )
+        self.generated_tokens = self._counter("generated_tokens_total", "Tokens generated.")
+        self.adapter_requests = BoundedCounter(
+            self._counter(
+                "adapter_requests_total",
+                "Requests by adapter; adapters beyond the first N count as other.",
+                ("adapter_id",),
+            ),
+            self._max_adapter_series,
+        )
+
+    def _build_step_metrics(self) -> None:
+        self.step_seconds = self._seconds("step_seconds", "Duration of one engine step.")
+        self.step_rows = self._histogram("step_rows", "Sequences in one step.", STEP_BUCKETS)
+        self.step_mixes = self._histogram(
+            "step_mixes", "Distinct mixes in one step.", STEP_BUCKETS
+        )
+        self.rows = self._counter(
+            "rows_total", "Sequence steps by way of application.", ("apply",)
+        )
+        self.step_failures = self._counter("step_failures_total", "Engine steps that raised.")
+
+    def _build_adapter_metrics(self) -> None:
+        self.adapters_resident = self._gauge(
+            "adapters_resident", "Adapters held in a tier.", ("tier",)
+        )
+        self.adapter_bytes = self._gauge(
+            "adapter_bytes", "Bytes of adapter factors held in a tier.", ("tier",)
+        )
+        self.adapter_load_seconds = self._seconds(
+            "adapter_load_seconds", "Time to bring an adapter into a tier.", ("tier",)
+        )
+        self.adapter_load_failures = self._counter(
+            "adapter_load_failures_total", "Adapter loads that failed."
+        )
+        self.adapter_evictions = self._counter(
+            "adapter_evictions_total", "Adapters that left memory, by reason.", ("reason",)
+        )
+        self.merge_cache_bytes = self._gauge("merge_cache_bytes", "Bytes of merged weights.")
+        self.merge_cache_hits = self._counter(
+            "merge_cache_hits_total", "Requests that found their mix merged."
+        )
+        self.merges = self._counter("merges_total", "Mixes merged.")
+        self.merge_rounding_loss = self._histogram(
+            "merge_rounding_loss",
+            "Share of the delta lost to rounding in the base's dtype, per merge.",
+            LOSS_BUCKETS,
+        )
+
+    def _build_rpc_metrics(self) -> None:
+        rpc = ("grpc_type", "grpc_service", "grpc_method")
+        registry = self.registry
+        self.rpc_started = Counter(
+            "grpc_server_started_total", "RPCs started on the server.", rpc, registry=registry
+        )
+        self.rpc_handled = Counter(
+            "grpc_server_handled_total",
+            "RPCs completed on the server, by code.",
+            (*rpc, "grpc_code"),
+            registry=registry,
+        )
+        self.rpc_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the start of an RPC to its end.",
+            rpc,
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+
+    def watch_activity(self, read: Callable[[], AdapterActivity]) -> None:
+        """Render the gateways' residency series from ``read`` at each scrape."""
+        self.registry.register(_ActivityCollector(read))
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"lokr_serve_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"lokr_serve_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(
+            f"lokr_serve_{name}", text, labels, buckets=buckets, registry=self.registry
+        )
+
+    def _seconds(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
+        return self._histogram(name, text, SECONDS_BUCKETS, labels)
