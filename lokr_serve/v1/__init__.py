@@ -1,0 +1,1 @@
+"""Generated from protos/lokr_serve/v1 by scripts/generate_protos.py; never edited."""
