@@ -1,0 +1,49 @@
+# Every target makes its own virtual environment when it is missing or out of date.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS := $(wildcard protos/lokr_serve/*/*.proto)
+
+# Nothing here fetches a model.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test check bench lint protos format clean
+
+demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+protos: $(STAMP)  ## Generate lokr_serve/v1 and lokr_serve/oip.
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+format: $(STAMP)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write
+
+clean:
+	rm -rf $(VENV) demo-data bench-results
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
