@@ -6,7 +6,6 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PROTOS := $(wildcard protos/lokr_serve/*/*.proto)
 
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
@@ -32,8 +31,8 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-protos: $(STAMP)  ## Generate lokr_serve/v1 and lokr_serve/oip.
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+protos: $(STAMP)  ## Generate the code of the wire contract.
+	$(BIN)/python scripts/generate_protos.py
 
 format: $(STAMP)
 	$(BIN)/ruff format
