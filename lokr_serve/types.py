@@ -1,11 +1,21 @@
 """The values that travel between the edge and the engines; no protobuf and no torch in sight."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
 from lokr_serve.errors import InvalidRequestError
+
+MAX_ADAPTER_ID_LENGTH = 128
+_SEGMENT = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_ADAPTER_ID = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
+
+
+def is_adapter_id(text: str) -> bool:
+    """Return whether ``text`` may be an adapter's id; never a path out of the store."""
+    return len(text) <= MAX_ADAPTER_ID_LENGTH and _ADAPTER_ID.fullmatch(text) is not None
 
 
 class ApplyMode(Enum):
@@ -216,6 +226,27 @@ class Finished:
 
 
 GenerationEvent = Chunk | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedAdapter:
+    """One adapter of a mix, as the server resolved it."""
+
+    adapter_id: str
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """How a request was admitted; the first event of its reply."""
+
+    request_id: str
+    prompt_tokens: int
+    adapters: tuple[ResolvedAdapter, ...]
+    mix_name: str  # canonical; empty for the base model
+    apply_mode: ApplyMode  # unmerged or merged, as resolved
+    seed: int
 
 
 class AdapterState(Enum):
