@@ -1,0 +1,70 @@
+"""Logs on standard error: JSON lines for machines, plain lines on a terminal."""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+# The request that the current task works for; empty outside of one.
+request_id_variable: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class _RequestIdFilter(logging.Filter):
+    """Adds the request's id to each record, while the record is made in the request's task."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id_variable.get()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := record.__dict__.get("request_id"):
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Writes a record as a line for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the request's id at its end."""
+        line = super().format(record)
+        request_id = record.__dict__.get("request_id")
+        return f"{line} [{request_id}]" if request_id else line
+
+
+def log_handler(stream: TextIO) -> logging.Handler:
+    """Return a handler that writes to ``stream``, in the form that suits its reader."""
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(_RequestIdFilter())
+    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    return handler
+
+
+def configure_logs(level: str) -> None:
+    """Send the logs of the whole process to standard error from ``level`` on.
+
+    Other packages are heard from warnings on only.
+    """
+    root = logging.getLogger()
+    root.handlers = [log_handler(sys.stderr)]
+    root.setLevel(logging.WARNING)
+    for package in ("lokr_core", "lokr_serve"):
+        logging.getLogger(package).setLevel(level.upper())

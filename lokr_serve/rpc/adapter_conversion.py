@@ -1,0 +1,83 @@
+"""Between AdapterService's messages and the values of ``lokr_serve.types``."""
+
+import re
+
+from lokr_serve.errors import InvalidRequestError
+from lokr_serve.rpc.fields import adapter_id, finite, seconds, timestamp_message
+from lokr_serve.types import AdapterFailure, AdapterOverrides, AdapterStatus, LoadSpec
+from lokr_serve.v1 import adapters_pb2
+
+_SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
+_OVERRIDES = ("partial", "scale_override", "alpha", "rank")
+
+
+def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
+    """Read a request to load an adapter.
+
+    Raises:
+        InvalidRequestError: A field can never be right; ``field`` is its path in the message.
+    """
+    if not message.source:
+        raise InvalidRequestError("source", "must name a file or folder of the adapter folder")
+    return LoadSpec(
+        adapter_id=adapter_id("adapter_id", message.adapter_id),
+        source=message.source,
+        replace=message.replace,
+        pinned=message.pinned,
+        ttl_seconds=seconds("ttl", message.ttl) if message.HasField("ttl") else None,
+        digest=_digest(message.digest),
+        overrides=_overrides(message),
+    )
+
+
+def _digest(text: str) -> str | None:
+    if not text:
+        return None
+    if (match := _SHA256.fullmatch(text)) is None:
+        raise InvalidRequestError("digest", "must be a SHA-256 of 64 hex digits")
+    return match[1].lower()
+
+
+def _overrides(message: adapters_pb2.LoadAdapterRequest) -> AdapterOverrides:
+    """Read the fields that are set; their names are those of AdapterOverrides."""
+    overrides = AdapterOverrides(
+        **{field.name: value for field, value in message.ListFields() if field.name in _OVERRIDES}
+    )
+    if overrides.scale_override is not None:
+        finite("scale_override", overrides.scale_override)
+    if overrides.alpha is not None:
+        finite("alpha", overrides.alpha)
+    if overrides.rank == 0:
+        raise InvalidRequestError("rank", "must be at least 1")
+    return overrides
+
+
+def adapter_message(status: AdapterStatus) -> adapters_pb2.Adapter:
+    """Write an adapter."""
+    return adapters_pb2.Adapter(
+        adapter_id=status.adapter_id,
+        version=status.version,
+        digest=status.digest,
+        state=f"ADAPTER_STATE_{status.state.name}",
+        source=status.source,
+        format=status.format,
+        algorithms=status.algorithms,
+        num_modules=status.num_modules,
+        num_parameters=status.num_parameters,
+        device_bytes=status.device_bytes,
+        host_bytes=status.host_bytes,
+        scales=[
+            adapters_pb2.ScaleSource(source=scale.source, num_modules=scale.num_modules)
+            for scale in status.scales
+        ],
+        in_flight=status.in_flight,
+        pinned=status.pinned,
+        created=timestamp_message(status.created),
+        last_used=None if status.last_used is None else timestamp_message(status.last_used),
+        warnings=status.warnings,
+        error=None if status.error is None else _failure_message(status.error),
+    )
+
+
+def _failure_message(failure: AdapterFailure) -> adapters_pb2.AdapterFailure:
+    return adapters_pb2.AdapterFailure(reason=failure.reason, message=failure.message)

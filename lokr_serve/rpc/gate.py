@@ -1,0 +1,85 @@
+"""Whether the server serves, what it serves from, and when running calls must end."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+
+from lokr_serve.adapters import AdapterRegistry
+from lokr_serve.errors import ShuttingDownError
+from lokr_serve.text import PromptEncoder, TextEngine
+
+
+class ServingState(Enum):
+    """Where the server is in its life; each value says it to a caller who came at a bad time."""
+
+    LOADING = "the base model is being loaded"
+    SERVING = "the server is ready"
+    DRAINING = "the server is shutting down"
+    FAILED = "the engine has failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Backend:
+    """What calls are served from, once the model is ready."""
+
+    registry: AdapterRegistry
+    encoder: PromptEncoder
+    engine: TextEngine
+
+
+class Gate:
+    """Opens once the backend is there and closes when the server drains or fails.
+
+    It is the one place that calls, health checks and probes ask. It lives on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._state = ServingState.LOADING
+        self._backend: Backend | None = None
+        self._changed = asyncio.Event()
+        self.cut_off: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def state(self) -> ServingState:
+        """Where the server is in its life."""
+        return self._state
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """An event that is set at the next change; take it before reading the state."""
+        return self._changed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server serves no more, for good."""
+        return self._state in (ServingState.DRAINING, ServingState.FAILED)
+
+    def open(self, backend: Backend) -> None:
+        """Serve from ``backend`` from now on."""
+        self._backend = backend
+        self._enter(ServingState.SERVING)
+
+    def close(self, state: ServingState) -> None:
+        """Refuse new calls from now on; running ones go on."""
+        self._backend = None
+        self._enter(state)
+
+    def end_calls(self) -> None:
+        """End the calls that still run."""
+        if not self.cut_off.done():
+            self.cut_off.set_result(self._state.value)
+
+    def backend(self) -> Backend:
+        """Return what to serve from.
+
+        Raises:
+            ShuttingDownError: The server is not ready, or no longer.
+        """
+        if self._backend is None:
+            raise ShuttingDownError(f"{self._state.value}; try again later or elsewhere")
+        return self._backend
+
+    def _enter(self, state: ServingState) -> None:
+        self._state = state
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,0 +1,62 @@
+"""The standard health service, told by the gate alone.
+
+The servicer that grpcio-health-checking ships starts as SERVING, forgets watchers when another
+one of the same service leaves, and keeps a stopping server waiting for those that stay.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+from grpc.aio import ServicerContext
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer
+
+from lokr_serve.errors import ShuttingDownError
+from lokr_serve.rpc.gate import Gate, ServingState
+
+LIVENESS = "liveness"
+READINESS = "readiness"
+
+Context = ServicerContext[HealthCheckRequest, HealthCheckResponse]
+Status = HealthCheckResponse.ServingStatus
+
+
+class Health(HealthServicer):
+    """Reports the gate's state for the server, for each service, and for the probes' names."""
+
+    def __init__(self, gate: Gate, services: Sequence[str]) -> None:
+        self._gate = gate
+        self._ready_names = frozenset(("", READINESS, *services))
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        """Return the status of one service."""
+        status = self._status(request.service)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"this server has no service {request.service!r}"
+            )
+        return HealthCheckResponse(status=status)
+
+    async def Watch(self, request: HealthCheckRequest, context: Context) -> None:
+        """Send the status of one service now and at each change, until the server closes."""
+        sent = None
+        while True:
+            changed = self._gate.changed
+            status = self._status(request.service)
+            if status != sent:
+                await context.write(HealthCheckResponse(status=status))
+                sent = status
+            if self._gate.is_closed:
+                raise ShuttingDownError(self._gate.state.value)
+            await changed.wait()
+
+    def _status(self, service: str) -> Status:
+        if service == LIVENESS:
+            return _serving(self._gate.state is not ServingState.FAILED)
+        if service in self._ready_names:
+            return _serving(self._gate.state is ServingState.SERVING)
+        return HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def _serving(holds: bool) -> Status:
+    return HealthCheckResponse.SERVING if holds else HealthCheckResponse.NOT_SERVING

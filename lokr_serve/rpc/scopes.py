@@ -1,0 +1,99 @@
+"""What surrounds every call: its id in the logs, metrics, the status of errors, permission."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc.aio import AbortError
+
+from lokr_core import LokrError
+from lokr_serve.errors import NotPermittedError
+from lokr_serve.logs import request_id_variable
+from lokr_serve.metrics import Metrics
+from lokr_serve.rpc.interceptor import Call, Context, Scope
+from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_SERVICE = "lokr_serve.v1.AdapterService"
+READING_METHODS = frozenset(("GetAdapter", "ListAdapters"))
+
+
+@asynccontextmanager
+async def request_id_scope(call: Call) -> AsyncIterator[None]:
+    """Name the call's request in the logs."""
+    request_id_variable.set(call.request_id)
+    yield
+
+
+def metrics_scope(metrics: Metrics) -> Scope:
+    """Return the scope that counts calls and their codes."""
+
+    @asynccontextmanager
+    async def scope(call: Call) -> AsyncIterator[None]:
+        labels = (call.kind, call.service, call.method)
+        metrics.rpc_started.labels(*labels).inc()
+        begin = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            yield
+        except AbortError:
+            code = call.context.code()
+            raise
+        except asyncio.CancelledError:
+            code = _code_of_cancelled(call.context)
+            raise
+        finally:
+            metrics.rpc_handled.labels(*labels, _spell(code)).inc()
+            metrics.rpc_seconds.labels(*labels).observe(time.perf_counter() - begin)
+
+    return scope
+
+
+@asynccontextmanager
+async def error_scope(call: Call) -> AsyncIterator[None]:
+    """End the call with the status of the error that it raised."""
+    try:
+        yield
+    except LokrError as error:
+        status = error_status(error)
+        logger.debug("%s ended with %s: %s", call.method, status.code.name, status.message)
+        await _abort(call.context, status)
+    except AbortError:
+        raise
+    except Exception:
+        error_id = secrets.token_hex(8)
+        logger.exception("internal error %s in %s/%s", error_id, call.service, call.method)
+        await _abort(call.context, internal_status(error_id))
+
+
+@asynccontextmanager
+async def reading_scope(call: Call) -> AsyncIterator[None]:
+    """Refuse calls that change adapters: they belong to the admin listener."""
+    if call.service == ADAPTER_SERVICE and call.method not in READING_METHODS:
+        raise NotPermittedError(f"{call.method} is allowed on the admin listener only")
+    yield
+
+
+async def _abort(context: Context, status: ErrorStatus) -> None:
+    await context.abort(status.code, status.message, status.trailers)
+
+
+def _code_of_cancelled(context: Context) -> grpc.StatusCode:
+    has_passed = context.time_remaining() == 0  # None without a deadline
+    return grpc.StatusCode.DEADLINE_EXCEEDED if has_passed else grpc.StatusCode.CANCELLED
+
+
+def _spell(code: grpc.StatusCode) -> str:
+    """Spell a code as dashboards of grpc metrics have it, such as ``NotFound``."""
+    match code:
+        case grpc.StatusCode.OK:
+            return "OK"
+        case grpc.StatusCode.CANCELLED:
+            return "Canceled"
+        case _:
+            return code.name.title().replace("_", "")

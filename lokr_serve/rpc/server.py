@@ -1,0 +1,127 @@
+"""The two gRPC listeners: the inference one, and the admin one that may also change adapters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from lokr_serve.config import ServerSettings
+from lokr_serve.errors import SettingsError
+from lokr_serve.metrics import Metrics
+from lokr_serve.rpc.adapter_servicer import AdapterServicer
+from lokr_serve.rpc.gate import Gate
+from lokr_serve.rpc.health import Health
+from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
+from lokr_serve.rpc.scopes import error_scope, metrics_scope, reading_scope, request_id_scope
+from lokr_serve.rpc.text_servicer import TextServicer
+from lokr_serve.v1 import adapters_pb2, text_pb2
+from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
+from lokr_serve.v1.text_pb2_grpc import add_TextServiceServicer_to_server
+
+SERVICES = (
+    text_pb2.DESCRIPTOR.services_by_name["TextService"].full_name,
+    adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
+)
+_STANDARD_SERVICES = (
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    reflection.SERVICE_NAME,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Servicers:
+    """What both listeners serve."""
+
+    text: TextServicer
+    adapters: AdapterServicer
+    health: Health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listener:
+    """One gRPC server and where it listens."""
+
+    server: grpc.aio.Server
+    address: str  # HOST:PORT, with the port that was picked for port 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listeners:
+    """The two gRPC servers."""
+
+    inference: Listener
+    admin: Listener
+
+    async def start(self) -> None:
+        """Take calls from now on."""
+        await self.inference.server.start()
+        await self.admin.server.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more connections, and wait for running calls; cancel those that stay longer."""
+        admin_stop = self.admin.server.stop(grace_seconds)
+        await self.inference.server.stop(grace_seconds)
+        await admin_stop
+
+
+def build_listeners(servicers: Servicers, settings: ServerSettings, metrics: Metrics) -> Listeners:
+    """Bind both listeners; they take no call before they are started.
+
+    Raises:
+        SettingsError: An address cannot be bound.
+    """
+    scopes = (request_id_scope, metrics_scope(metrics), error_scope)
+    inference = _build_server(servicers, settings, (*scopes, reading_scope))
+    admin = _build_server(servicers, settings, scopes)
+    return Listeners(
+        inference=_bind(inference, "server.listen", settings.listen),
+        admin=_bind(admin, "server.admin_listen", settings.admin_listen),
+    )
+
+
+def build_servicers(gate: Gate, *, max_queue: int) -> Servicers:
+    """Return the servicers of what is behind the gate."""
+    return Servicers(
+        text=TextServicer(gate, max_queue=max_queue),
+        adapters=AdapterServicer(gate),
+        health=Health(gate, SERVICES),
+    )
+
+
+def _build_server(
+    servicers: Servicers, settings: ServerSettings, scopes: Sequence[Scope]
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=(ScopeInterceptor(scopes),), options=_options(settings))
+    add_TextServiceServicer_to_server(servicers.text, server)
+    add_AdapterServiceServicer_to_server(servicers.adapters, server)
+    add_HealthServicer_to_server(servicers.health, server)
+    if settings.reflection:
+        reflection.enable_server_reflection((*SERVICES, *_STANDARD_SERVICES), server)
+    return server
+
+
+def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
+        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.max_send_message_length", settings.max_send_bytes),
+        # Find clients that are gone, so that their rows are freed; and let clients that wait
+        # through a long silence ping every 10 s.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 2),
+    )
+
+
+def _bind(server: grpc.aio.Server, setting: str, address: str) -> Listener:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise SettingsError(f"{setting}: cannot listen on {address}; is it in use?") from error
+    host = address.rpartition(":")[0]
+    return Listener(server=server, address=f"{host}:{port}")

@@ -1,0 +1,131 @@
+"""TextService: converts, leases the mix, and streams what the engine makes of it."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from grpc.aio import ServicerContext
+
+from lokr_serve.adapters import Lease
+from lokr_serve.errors import AdapterUnloadedError, DeadlineError, ShuttingDownError
+from lokr_serve.logs import request_id_variable
+from lokr_serve.rpc.admission import WaitingRoom
+from lokr_serve.rpc.completion import Completion
+from lokr_serve.rpc.gate import Gate
+from lokr_serve.rpc.interruption import Interruption
+from lokr_serve.rpc.text_replies import event_message
+from lokr_serve.rpc.text_requests import generation_request
+from lokr_serve.text import Generation
+from lokr_serve.types import (
+    ApplyMode,
+    Chunk,
+    Finished,
+    GenerationRequest,
+    ResolvedAdapter,
+    Started,
+)
+from lokr_serve.v1.text_pb2 import (
+    GenerateOnceRequest,
+    GenerateOnceResponse,
+    GenerateRequest,
+    GenerateResponse,
+)
+from lokr_serve.v1.text_pb2_grpc import TextServiceServicer
+
+Emit = Callable[[Started | Chunk | Finished], Awaitable[None]]
+
+
+class TextServicer(TextServiceServicer):
+    """Serves text from whatever is behind the gate."""
+
+    def __init__(self, gate: Gate, *, max_queue: int) -> None:
+        self._gate = gate
+        self._room = WaitingRoom(max_queue)
+
+    async def Generate(
+        self, request: GenerateRequest, context: ServicerContext[GenerateRequest, GenerateResponse]
+    ) -> None:
+        """Stream the events of one request."""
+        _refuse_late(context.time_remaining())
+
+        async def write(event: Started | Chunk | Finished) -> None:
+            await context.write(event_message(event))
+
+        await self._serve(self._read(request), write)
+
+    async def GenerateOnce(
+        self,
+        request: GenerateOnceRequest,
+        context: ServicerContext[GenerateOnceRequest, GenerateOnceResponse],
+    ) -> GenerateOnceResponse:
+        """Return all events of one request, those of each sequence put together."""
+        _refuse_late(context.time_remaining())
+        completion = Completion()
+
+        async def add(event: Started | Chunk | Finished) -> None:
+            completion.add(event)
+
+        await self._serve(self._read(request), add)
+        return completion.message()
+
+    def _read(self, message: GenerateRequest | GenerateOnceRequest) -> GenerationRequest:
+        request = generation_request(message, request_id_variable.get())
+        request_id_variable.set(request.request_id)
+        return request
+
+    async def _serve(self, request: GenerationRequest, emit: Emit) -> None:
+        """Run a request to its end; whatever it holds is released on every way out."""
+        backend = self._gate.backend()
+        accepted_at = time.monotonic()
+        async with Interruption(self._gate.cut_off, ShuttingDownError):
+            with self._room.place() as leave_room:
+                prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
+                async with (
+                    backend.registry.lease(request.adapters, request.apply_mode) as lease,
+                    Interruption(lease.ended, AdapterUnloadedError),
+                ):
+                    generation = _generation(request, lease, prompt_ids, accepted_at)
+                    backend.engine.check(generation)
+                    await emit(_started(generation))
+                    async with aclosing(backend.engine.generate(generation)) as events:
+                        async for event in events:
+                            leave_room()
+                            await emit(event)
+
+
+def _refuse_late(seconds_left: float | None) -> None:
+    if seconds_left is not None and seconds_left <= 0:
+        raise DeadlineError("the deadline had passed when the request arrived")
+
+
+def _generation(
+    request: GenerationRequest, lease: Lease, prompt_ids: tuple[int, ...], accepted_at: float
+) -> Generation:
+    seed = request.sampling.seed
+    return Generation(
+        request_id=request.request_id,
+        mix=lease.mix,
+        apply=lease.apply,
+        prompt_ids=prompt_ids,
+        sampling=request.sampling,
+        seed=secrets.randbits(64) if seed is None else seed,
+        accepted_at=accepted_at,
+    )
+
+
+def _started(generation: Generation) -> Started:
+    return Started(
+        request_id=generation.request_id,
+        prompt_tokens=len(generation.prompt_ids),
+        adapters=tuple(
+            ResolvedAdapter(
+                adapter_id=part.ref.adapter_id, version=part.ref.version, weight=part.weight
+            )
+            for part in generation.mix.parts
+        ),
+        mix_name=generation.mix.name,
+        apply_mode=ApplyMode[generation.apply.name],
+        seed=generation.seed,
+    )
