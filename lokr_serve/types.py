@@ -18,6 +18,14 @@ def is_adapter_id(text: str) -> bool:
     return len(text) <= MAX_ADAPTER_ID_LENGTH and _ADAPTER_ID.fullmatch(text) is not None
 
 
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def is_request_id(text: str) -> bool:
+    """Return whether ``text`` may name a request: it goes into logs and call metadata."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 class ApplyMode(Enum):
     """How a request wants its mix applied."""
 
@@ -125,7 +133,9 @@ class SamplingParams:
         _require(-2 <= self.presence_penalty <= 2, "presence_penalty", "must be from -2 to 2")
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be from -2 to 2")
         _require(
-            self.seed is None or 0 <= self.seed < 2**64, "seed", "must be an unsigned 64-bit integer"
+            self.seed is None or 0 <= self.seed < 2**64,
+            "seed",
+            "must be an unsigned 64-bit integer",
         )
         _require(
             0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must not exceed max_tokens"

@@ -3,7 +3,7 @@
 import re
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.rpc.fields import adapter_id, finite, seconds, timestamp_message
+from lokr_serve.rpc.fields import finite, seconds, timestamp_message
 from lokr_serve.types import AdapterFailure, AdapterOverrides, AdapterStatus, LoadSpec
 from lokr_serve.v1 import adapters_pb2
 
@@ -12,7 +12,7 @@ _OVERRIDES = ("partial", "scale_override", "alpha", "rank")
 
 
 def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
-    """Read a request to load an adapter.
+    """Read a request to load an adapter; the registry checks the id and the time to live.
 
     Raises:
         InvalidRequestError: A field can never be right; ``field`` is its path in the message.
@@ -20,11 +20,11 @@ def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
     if not message.source:
         raise InvalidRequestError("source", "must name a file or folder of the adapter folder")
     return LoadSpec(
-        adapter_id=adapter_id("adapter_id", message.adapter_id),
+        adapter_id=message.adapter_id,
         source=message.source,
         replace=message.replace,
         pinned=message.pinned,
-        ttl_seconds=seconds("ttl", message.ttl) if message.HasField("ttl") else None,
+        ttl_seconds=seconds(message.ttl) if message.HasField("ttl") else None,
         digest=_digest(message.digest),
         overrides=_overrides(message),
     )

@@ -4,7 +4,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from lokr_serve.rpc.adapter_conversion import adapter_message, load_spec
-from lokr_serve.rpc.fields import adapter_id, seconds
+from lokr_serve.rpc.fields import seconds
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.pages import page
 from lokr_serve.v1.adapters_pb2 import (
@@ -60,12 +60,12 @@ class AdapterServicer(AdapterServiceServicer):
     ) -> UnloadAdapterResponse:
         """Drain an adapter and remove it."""
         drain_seconds = (
-            seconds("drain_timeout", request.drain_timeout)
+            seconds(request.drain_timeout)
             if request.HasField("drain_timeout")
             else DEFAULT_DRAIN_SECONDS
         )
         freed_bytes = await self._gate.backend().registry.unload(
-            adapter_id("adapter_id", request.adapter_id),
+            request.adapter_id,
             drain_seconds=drain_seconds,
             force=request.force,
         )
@@ -77,7 +77,7 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[GetAdapterRequest, GetAdapterResponse],
     ) -> GetAdapterResponse:
         """Return one adapter."""
-        status = self._gate.backend().registry.get(adapter_id("adapter_id", request.adapter_id))
+        status = self._gate.backend().registry.get(request.adapter_id)
         return GetAdapterResponse(adapter=adapter_message(status))
 
     async def ListAdapters(
@@ -103,8 +103,8 @@ class AdapterServicer(AdapterServiceServicer):
     ) -> UpdateAdapterResponse:
         """Change how an adapter is kept."""
         status = await self._gate.backend().registry.update(
-            adapter_id("adapter_id", request.adapter_id),
+            request.adapter_id,
             pinned=request.pinned if request.HasField("pinned") else None,
-            ttl_seconds=seconds("ttl", request.ttl) if request.HasField("ttl") else None,
+            ttl_seconds=seconds(request.ttl) if request.HasField("ttl") else None,
         )
         return UpdateAdapterResponse(adapter=adapter_message(status))

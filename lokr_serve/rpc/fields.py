@@ -1,4 +1,4 @@
-"""Checks of single fields, and the forms of time on the wire."""
+"""Fields that several messages have: numbers, durations and moments."""
 
 import math
 from datetime import datetime
@@ -7,18 +7,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types import is_adapter_id
-
-
-def adapter_id(field: str, text: str) -> str:
-    """Return an adapter's id, checked."""
-    if not is_adapter_id(text):
-        raise InvalidRequestError(
-            field,
-            "must be 1 to 128 letters, digits, '.', '_', '-' or '/', each segment between "
-            "slashes starting with a letter or a digit",
-        )
-    return text
 
 
 def finite(field: str, value: float) -> float:
@@ -28,10 +16,8 @@ def finite(field: str, value: float) -> float:
     return value
 
 
-def seconds(field: str, duration: Duration) -> float:
-    """Return a duration in seconds, checked not to be negative."""
-    if duration.seconds < 0 or duration.nanos < 0:
-        raise InvalidRequestError(field, "must not be negative")
+def seconds(duration: Duration) -> float:
+    """Read a duration."""
     return duration.seconds + duration.nanos / 1e9
 
 

@@ -1,6 +1,5 @@
 """The one interceptor: it runs every call inside scopes, such as metrics and error mapping."""
 
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
@@ -11,9 +10,9 @@ from typing import Any, TypeVar
 import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
 
-REQUEST_ID_KEY = "x-request-id"
+from lokr_serve.types import is_request_id
 
-_PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
+REQUEST_ID_KEY = "x-request-id"
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -75,7 +74,7 @@ class ScopeInterceptor(ServerInterceptor):
 
 def _request_id(details: Details) -> str:
     for key, value in details.invocation_metadata:
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _PRINTABLE.fullmatch(value):
+        if key == REQUEST_ID_KEY and isinstance(value, str) and is_request_id(value):
             return value
     return secrets.token_hex(8)
 

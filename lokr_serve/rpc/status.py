@@ -89,6 +89,7 @@ ERROR_RULES = _rules(
     (errors.ShuttingDownError, "UNAVAILABLE", "SHUTTING_DOWN"),
     (errors.EngineStoppedError, "UNAVAILABLE", "ENGINE_STOPPED"),
     (errors.GenerationFailedError, "INTERNAL", "GENERATION_FAILED"),
+    (errors.NumericsError, "INTERNAL", "NUMERICS"),
     (errors.SettingsError, "INTERNAL", "SETTINGS"),
     (errors.ModelError, "INTERNAL", "MODEL"),
     # Bugs of ours.

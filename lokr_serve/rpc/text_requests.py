@@ -11,10 +11,9 @@ from lokr_serve.types import (
     SamplingParams,
     TextPrompt,
     TokenPrompt,
+    is_request_id,
 )
 from lokr_serve.v1 import common_pb2, text_pb2
-
-MAX_REQUEST_ID_LENGTH = 128
 
 RequestMessage = text_pb2.GenerateRequest | text_pb2.GenerateOnceRequest
 
@@ -29,9 +28,9 @@ def generation_request(message: RequestMessage, default_request_id: str) -> Gene
     Raises:
         InvalidRequestError: A field can never be right; ``field`` is its path in the message.
     """
-    if len(message.request_id) > MAX_REQUEST_ID_LENGTH:
+    if message.request_id and not is_request_id(message.request_id):
         raise InvalidRequestError(
-            "request_id", f"must be at most {MAX_REQUEST_ID_LENGTH} characters long"
+            "request_id", "must be at most 128 printable ASCII characters, without spaces"
         )
     return GenerationRequest(
         request_id=message.request_id or default_request_id,
