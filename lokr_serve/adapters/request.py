@@ -1,0 +1,15 @@
+"""LoadRequest: what is read for an id, and how."""
+
+from dataclasses import dataclass
+
+from lokr_serve.types import AdapterOverrides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """One way to load one id; equal requests share one load."""
+
+    adapter_id: str
+    source: str  # path inside the adapter folder
+    overrides: AdapterOverrides
+    digest: str | None = None  # hex SHA-256 that the tensor file must have

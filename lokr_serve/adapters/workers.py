@@ -1,0 +1,99 @@
+"""Workers: the threads in which adapters are read and merged, off the event loop and the engine."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import torch
+
+from lokr_serve.errors import ShuttingDownError
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Workers:
+    """A bounded pool of threads, each of which keeps torch on one core."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
+        self._is_closed = False
+        self._limit_threads(num_threads)
+
+    def _limit_threads(self, num_threads: int) -> None:
+        """Start every thread with one core for torch, and leave all others as they were.
+
+        ``torch.set_num_threads`` acts on the calling thread and on threads that use torch for
+        the first time later. So each worker uses torch before it sets its own number, and the
+        old number is set again once all workers have theirs.
+        """
+        num_cores = torch.get_num_threads()
+        started = threading.Barrier(num_threads + 1)
+
+        def start() -> None:
+            torch.get_num_threads()
+            torch.set_num_threads(1)
+            started.wait()
+
+        for _ in range(num_threads):
+            self._executor.submit(start)
+        started.wait()
+        torch.set_num_threads(num_cores)
+
+    def submit(self, function: Callable[[], Value]) -> asyncio.Future[Value]:
+        """Run a blocking function in a thread.
+
+        Raises:
+            ShuttingDownError: The pool is closed.
+        """
+        if self._is_closed:
+            raise ShuttingDownError("the server is shutting down")
+        return asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def close(self) -> None:
+        """Cancel what has not begun, and wait for what has."""
+        self._is_closed = True
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
+
+
+async def join(call: asyncio.Future[Value]) -> Value:
+    """Wait for a call that others may wait for too; being cancelled leaves it running for them.
+
+    Raises:
+        ShuttingDownError: The pool was closed before the call ended.
+    """
+    await asyncio.wait({call})
+    if call.cancelled():
+        raise ShuttingDownError("the server is shutting down")
+    return call.result()
+
+
+class SharedCalls(Generic[Key, Value]):
+    """Calls in the workers by key; while one runs, whoever asks for its key shares it."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._calls: dict[Key, asyncio.Future[Value]] = {}
+
+    def start(self, key: Key, function: Callable[[], Value]) -> asyncio.Future[Value]:
+        """Return the running call of this key, or start one; wait for it with :func:`join`."""
+        if key not in self._calls:
+            call = self._workers.submit(function)
+            self._calls[key] = call
+            call.add_done_callback(lambda done: self._end(key, done))
+        return self._calls[key]
+
+    def _end(self, key: Key, call: asyncio.Future[Value]) -> None:
+        del self._calls[key]
+        if not call.cancelled():
+            call.exception()  # marks it as seen, in case all who waited are gone
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether a call of this key is running."""
+        return key in self._calls
+
+    def __iter__(self) -> Iterator[Key]:
+        """Iterate over the keys of the running calls."""
+        return iter(self._calls)
