@@ -170,12 +170,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One checked request for text."""
+    """One request for text; its parts are checked."""
 
-    request_id: str
-    adapters: tuple[AdapterWeight, ...]
     prompt: Prompt
-    sampling: SamplingParams
+    adapters: tuple[AdapterWeight, ...] = ()  # none is the base model
+    sampling: SamplingParams = SamplingParams()
+    request_id: str = ""  # drawn by the server if empty
     apply_mode: ApplyMode = ApplyMode.AUTO
 
 

@@ -1,1 +1,44 @@
+"""The client library: a blocking and an asyncio client with typed events and errors."""
 
+from lokr_serve.client.asynchronous import AsyncClient
+from lokr_serve.client.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    CallCancelledError,
+    ClientError,
+    DataLossError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from lokr_serve.client.requests import mix_name
+from lokr_serve.client.results import Completion, Health
+from lokr_serve.client.sync import Client
+
+__all__ = [
+    "AbortedError",
+    "AlreadyExistsError",
+    "AsyncClient",
+    "CallCancelledError",
+    "Client",
+    "ClientError",
+    "Completion",
+    "DataLossError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "Health",
+    "InternalError",
+    "InvalidArgumentError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "mix_name",
+]

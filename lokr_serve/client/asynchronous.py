@@ -1,0 +1,154 @@
+"""AsyncClient: calls a server from an event loop."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from lokr_serve.client import replies, requests
+from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options
+from lokr_serve.client.errors import client_errors
+from lokr_serve.client.results import Completion, Health
+from lokr_serve.types import AdapterStatus, Chunk, Finished, GenerationRequest, LoadSpec, Started
+from lokr_serve.v1 import adapters_pb2, text_pb2
+from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
+from lokr_serve.v1.text_pb2_grpc import TextServiceStub
+
+
+class AsyncClient:
+    """A connection to one server; to be closed or used in an ``async with`` block.
+
+    Every method raises a :class:`ClientError` for what the server, or the way to it, refuses, and
+    takes ``timeout_seconds`` in place of the client's own.
+    """
+
+    def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        """Connect to HOST:PORT; the first call waits for the connection."""
+        self._timeout_seconds = timeout_seconds
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._text = TextServiceStub(self._channel)
+        self._adapters = AdapterServiceStub(self._channel)
+        self._health = HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that still run end."""
+        await self._channel.close()
+
+    async def generate(
+        self, request: GenerationRequest, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Started | Chunk | Finished, None]:
+        """Stream the events of one request; closing the generator cancels the request."""
+        with client_errors():
+            call = self._text.Generate(
+                requests.generation_message(text_pb2.GenerateRequest, request),
+                timeout=self._timeout(timeout_seconds),
+                metadata=requests.generation_metadata(request),
+            )
+            try:
+                async for message in call:
+                    yield replies.event(message)
+            finally:
+                call.cancel()
+
+    async def generate_once(
+        self, request: GenerationRequest, *, timeout_seconds: float | None = None
+    ) -> Completion:
+        """Return the whole reply to one request."""
+        message = requests.generation_message(text_pb2.GenerateOnceRequest, request)
+        metadata = requests.generation_metadata(request)
+        reply = await self._call(self._text.GenerateOnce, message, timeout_seconds, metadata)
+        return replies.completion(reply)
+
+    async def load_adapter(
+        self, spec: LoadSpec, *, timeout_seconds: float | None = None
+    ) -> AdapterStatus:
+        """Register an adapter and load it; return it when it is ready."""
+        reply = await self._call(
+            self._adapters.LoadAdapter, requests.load_message(spec), timeout_seconds
+        )
+        return replies.adapter_status(reply.adapter)
+
+    async def unload_adapter(
+        self,
+        adapter_id: str,
+        *,
+        drain_seconds: float | None = None,
+        force: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Remove an adapter once it is free, or by force; return the bytes of memory freed.
+
+        Args:
+            adapter_id: The adapter.
+            drain_seconds: How long to wait for requests that use it; the server's choice if None.
+            force: Whether to end requests that still use it then.
+            timeout_seconds: How long the whole call may take.
+        """
+        message = requests.unload_message(adapter_id, drain_seconds=drain_seconds, force=force)
+        reply = await self._call(self._adapters.UnloadAdapter, message, timeout_seconds)
+        freed_bytes: int = reply.freed_bytes
+        return freed_bytes
+
+    async def get_adapter(
+        self, adapter_id: str, *, timeout_seconds: float | None = None
+    ) -> AdapterStatus:
+        """Return one adapter."""
+        message = adapters_pb2.GetAdapterRequest(adapter_id=adapter_id)
+        reply = await self._call(self._adapters.GetAdapter, message, timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    async def list_adapters(
+        self, prefix: str = "", *, timeout_seconds: float | None = None
+    ) -> AsyncIterator[AdapterStatus]:
+        """Return all adapters whose ids start with ``prefix``, sorted by id, page by page."""
+        message = adapters_pb2.ListAdaptersRequest(filter=prefix)
+        while True:
+            reply = await self._call(self._adapters.ListAdapters, message, timeout_seconds)
+            for adapter in reply.adapters:
+                yield replies.adapter_status(adapter)
+            if not reply.next_page_token:
+                return
+            message.page_token = reply.next_page_token
+
+    async def update_adapter(
+        self,
+        adapter_id: str,
+        *,
+        pinned: bool | None = None,
+        ttl_seconds: float | None = None,
+        timeout_seconds: float | None = None,
+    ) -> AdapterStatus:
+        """Change how an adapter is kept; None leaves as it is, 0 seconds never expires."""
+        message = requests.update_message(adapter_id, pinned=pinned, ttl_seconds=ttl_seconds)
+        reply = await self._call(self._adapters.UpdateAdapter, message, timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    async def health(self, service: str = "", *, timeout_seconds: float | None = None) -> Health:
+        """Return whether the server, or one of its services, takes requests."""
+        message = HealthCheckRequest(service=service)
+        return replies.health(await self._call(self._health.Check, message, timeout_seconds))
+
+    def _timeout(self, timeout_seconds: float | None) -> float:
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+
+    async def _call(
+        self,
+        method: Callable[..., Any],  # of a generated stub, which has no types
+        message: object,
+        timeout_seconds: float | None,
+        metadata: requests.Metadata | None = None,
+    ) -> Any:
+        with client_errors():
+            return await method(
+                message,
+                timeout=self._timeout(timeout_seconds),
+                metadata=metadata or requests.request_metadata(),
+            )

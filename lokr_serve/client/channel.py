@@ -1,0 +1,45 @@
+"""How channels to a server are set up: message sizes, keepalive and retries."""
+
+import json
+from collections.abc import Sequence
+
+DEFAULT_TIMEOUT_SECONDS = 300.0
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # what a server sends at most by default
+
+# Calls that may be made again: before the first reply nothing has come of them, or making them
+# twice is the same as once. UnloadAdapter is not one: it may have been done.
+_RETRIED = {
+    "lokr_serve.v1.TextService": ("Generate", "GenerateOnce"),
+    "lokr_serve.v1.AdapterService": (
+        "LoadAdapter",
+        "GetAdapter",
+        "ListAdapters",
+        "UpdateAdapter",
+    ),
+}
+_RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+def channel_options() -> Sequence[tuple[str, int | str]]:
+    """Return the options of a channel."""
+    return (
+        ("grpc.service_config", json.dumps(_service_config())),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 30_000),  # find a server that is gone during a long silence
+        ("grpc.keepalive_timeout_ms", 20_000),
+    )
+
+
+def _service_config() -> dict[str, object]:
+    names = [
+        {"service": service, "method": method}
+        for service, methods in _RETRIED.items()
+        for method in methods
+    ]
+    return {"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]}

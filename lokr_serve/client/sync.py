@@ -1,0 +1,151 @@
+"""Client: calls a server and blocks until it has answered."""
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from lokr_serve.client import replies, requests
+from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options
+from lokr_serve.client.errors import client_errors
+from lokr_serve.client.results import Completion, Health
+from lokr_serve.types import AdapterStatus, Chunk, Finished, GenerationRequest, LoadSpec, Started
+from lokr_serve.v1 import adapters_pb2, text_pb2
+from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
+from lokr_serve.v1.text_pb2_grpc import TextServiceStub
+
+
+class Client:
+    """A connection to one server; thread-safe, to be closed or used in a ``with`` block.
+
+    Every method raises a :class:`ClientError` for what the server, or the way to it, refuses, and
+    takes ``timeout_seconds`` in place of the client's own.
+    """
+
+    def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        """Connect to HOST:PORT; the first call waits for the connection."""
+        self._timeout_seconds = timeout_seconds
+        self._channel = grpc.insecure_channel(address, options=channel_options())
+        self._text = TextServiceStub(self._channel)
+        self._adapters = AdapterServiceStub(self._channel)
+        self._health = HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls that still run end."""
+        self._channel.close()
+
+    def generate(
+        self, request: GenerationRequest, *, timeout_seconds: float | None = None
+    ) -> Generator[Started | Chunk | Finished, None, None]:
+        """Stream the events of one request; closing the generator cancels the request."""
+        message = requests.generation_message(text_pb2.GenerateRequest, request)
+        with client_errors():
+            call = self._text.Generate(
+                message,
+                timeout=self._timeout(timeout_seconds),
+                metadata=requests.generation_metadata(request),
+            )
+            try:
+                yield from map(replies.event, call)
+            finally:
+                call.cancel()
+
+    def generate_once(
+        self, request: GenerationRequest, *, timeout_seconds: float | None = None
+    ) -> Completion:
+        """Return the whole reply to one request."""
+        message = requests.generation_message(text_pb2.GenerateOnceRequest, request)
+        metadata = requests.generation_metadata(request)
+        reply = self._call(self._text.GenerateOnce, message, timeout_seconds, metadata)
+        return replies.completion(reply)
+
+    def load_adapter(
+        self, spec: LoadSpec, *, timeout_seconds: float | None = None
+    ) -> AdapterStatus:
+        """Register an adapter and load it; return it when it is ready."""
+        reply = self._call(self._adapters.LoadAdapter, requests.load_message(spec), timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    def unload_adapter(
+        self,
+        adapter_id: str,
+        *,
+        drain_seconds: float | None = None,
+        force: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Remove an adapter once it is free, or by force; return the bytes of memory freed.
+
+        Args:
+            adapter_id: The adapter.
+            drain_seconds: How long to wait for requests that use it; the server's choice if None.
+            force: Whether to end requests that still use it then.
+            timeout_seconds: How long the whole call may take.
+        """
+        message = requests.unload_message(adapter_id, drain_seconds=drain_seconds, force=force)
+        reply = self._call(self._adapters.UnloadAdapter, message, timeout_seconds)
+        freed_bytes: int = reply.freed_bytes
+        return freed_bytes
+
+    def get_adapter(
+        self, adapter_id: str, *, timeout_seconds: float | None = None
+    ) -> AdapterStatus:
+        """Return one adapter."""
+        message = adapters_pb2.GetAdapterRequest(adapter_id=adapter_id)
+        reply = self._call(self._adapters.GetAdapter, message, timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    def list_adapters(
+        self, prefix: str = "", *, timeout_seconds: float | None = None
+    ) -> Iterator[AdapterStatus]:
+        """Return all adapters whose ids start with ``prefix``, sorted by id, page by page."""
+        message = adapters_pb2.ListAdaptersRequest(filter=prefix)
+        while True:
+            reply = self._call(self._adapters.ListAdapters, message, timeout_seconds)
+            yield from map(replies.adapter_status, reply.adapters)
+            if not reply.next_page_token:
+                return
+            message.page_token = reply.next_page_token
+
+    def update_adapter(
+        self,
+        adapter_id: str,
+        *,
+        pinned: bool | None = None,
+        ttl_seconds: float | None = None,
+        timeout_seconds: float | None = None,
+    ) -> AdapterStatus:
+        """Change how an adapter is kept; None leaves as it is, 0 seconds never expires."""
+        message = requests.update_message(adapter_id, pinned=pinned, ttl_seconds=ttl_seconds)
+        reply = self._call(self._adapters.UpdateAdapter, message, timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    def health(self, service: str = "", *, timeout_seconds: float | None = None) -> Health:
+        """Return whether the server, or one of its services, takes requests."""
+        message = HealthCheckRequest(service=service)
+        return replies.health(self._call(self._health.Check, message, timeout_seconds))
+
+    def _timeout(self, timeout_seconds: float | None) -> float:
+        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+
+    def _call(
+        self,
+        method: Callable[..., Any],  # of a generated stub, which has no types
+        message: object,
+        timeout_seconds: float | None,
+        metadata: requests.Metadata | None = None,
+    ) -> Any:
+        with client_errors():
+            return method(
+                message,
+                timeout=self._timeout(timeout_seconds),
+                metadata=metadata or requests.request_metadata(),
+            )
