@@ -130,6 +130,14 @@ class GenerationFailedError(LokrError):
         self.request_id = request_id
 
 
+class NumericsError(LokrError):
+    """A row's logits hold NaN or have no finite maximum, so no token can be chosen."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row}: the logits hold NaN or have no finite maximum")
+        self.row = row
+
+
 class EngineStoppedError(LokrError):
     """The engine stopped with requests in flight."""
 
