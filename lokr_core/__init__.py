@@ -19,7 +19,8 @@ from lokr_core.errors import (
     UnmatchedKeysError,
     UnsupportedModuleError,
 )
-from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart
+from lokr_core.formats import read_adapter
+from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id
 
 __all__ = [
     "Adapter",
@@ -45,4 +46,6 @@ __all__ = [
     "ShapeError",
     "UnmatchedKeysError",
     "UnsupportedModuleError",
+    "check_adapter_id",
+    "read_adapter",
 ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,6 +12,24 @@ from typing import Protocol
 from lokr_core.errors import MixError
 
 DEFAULT_MAX_PARTS = 8
+MAX_ADAPTER_ID_LENGTH = 128
+_SEGMENT = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_ADAPTER_ID = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
+
+
+def check_adapter_id(adapter_id: str) -> str:
+    """Return an adapter's id if it is well formed; such an id never leads out of a store.
+
+    Raises:
+        MixError: It is empty, too long, or has other characters than an id may have.
+    """
+    if len(adapter_id) > MAX_ADAPTER_ID_LENGTH or not _ADAPTER_ID.fullmatch(adapter_id):
+        raise MixError(
+            "adapter_id",
+            f"{adapter_id!r} is no adapter id: 1 to {MAX_ADAPTER_ID_LENGTH} letters, digits and "
+            "'._-', in segments between slashes that each start with a letter or digit",
+        )
+    return adapter_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -51,9 +70,7 @@ class MixPart:
         """Check that every weight is a finite number."""
         for field, value in (("weight", self.weight), *self.module_weights):
             if not math.isfinite(value):
-                raise MixError(
-                    f"{self.ref.adapter_id}.{field}", f"{value} is not a finite number"
-                )
+                raise MixError(f"{self.ref.adapter_id}.{field}", f"{value} is not a finite number")
 
     @property
     def name(self) -> str:

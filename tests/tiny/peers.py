@@ -84,7 +84,7 @@ def peft_loha(
     **config: Any,
 ) -> Path:
     """Write a LoHa adapter with PEFT and return its folder; ``config`` overrides LoHaConfig."""
-    fields = {"r": 3, "alpha": 5, "target_modules": LLAMA_TARGETS, **config}
+    fields = {"r": 4, "alpha": 5, "target_modules": LLAMA_TARGETS, **config}
     return _save_peft(make_model, folder, peft.LoHaConfig(**fields), seed, dtype)
 
 

@@ -1,0 +1,214 @@
+"""PeftConfig: what PEFT's adapter_config.json says that changes the mathematics."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lokr_core.errors import AdapterConfigError
+from lokr_core.formats.file import parse_json
+from lokr_core.formats.targets import Targets
+
+CONFIG_NAME = "adapter_config.json"
+Number = TypeVar("Number", int, float)
+
+LEAVES: Mapping[str, frozenset[str]] = {
+    "LOKR": frozenset({f"lokr_w{i}{part}" for i in (1, 2) for part in ("", "_a", "_b")}),
+    "LOHA": frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+    "LORA": frozenset({"lora_up", "lora_down", "lora_magnitude_vector"}),
+}
+
+# What changes the result and is not served: refused unless it is unset.
+_REFUSED = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "bias",
+    "ensure_weight_tying",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+_UNSET: tuple[object, ...] = (None, False, "", "none", [], {})
+# Any other way to start changes the base weights as well, which the file does not hold.
+_PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "lycoris")
+# What decides how an adapter was made or trained, or says again what its tensors show.
+_WITHOUT_EFFECT = frozenset(
+    [
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "decompose_both",
+        "decompose_factor",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "module_dropout",
+        "peft_version",
+        "qalora_group_size",
+        "rank_dropout",
+        "rank_dropout_scale",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_effective_conv2d",
+    ]
+)
+_READ = frozenset(
+    [
+        "peft_type",
+        "r",
+        "alpha",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "use_dora",
+        "init_lora_weights",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeftConfig:
+    """The fields that a scale and a gain depend on."""
+
+    peft_type: str
+    r: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+    use_dora: bool
+    is_unscaled: bool  # a LoKr of peft before 0.14, which applied no scale
+    targets: Targets
+    unknown_fields: tuple[str, ...]
+
+    def rank_of(self, path: str) -> int:
+        """Return r of a module."""
+        return _first_match(self.rank_pattern, path, self.r)
+
+    def alpha_of(self, path: str) -> float:
+        """Return alpha of a module."""
+        return _first_match(self.alpha_pattern, path, self.alpha)
+
+    def warnings(self, paths: Sequence[str]) -> Iterator[str]:
+        """Yield what is odd about a file that changes the modules at ``paths``."""
+        yield from self.targets.warnings(paths)
+        for field in self.unknown_fields:
+            yield f"{field} of {CONFIG_NAME} is not known here and was not regarded"
+
+
+def _first_match(patterns: Mapping[str, Number], path: str, default: Number) -> Number:
+    """Return the value of the first pattern that matches, by PEFT's own rule."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+def parse_config(text: bytes) -> PeftConfig:
+    """Parse an adapter_config.json.
+
+    Raises:
+        AdapterConfigError: It is malformed, or sets a field whose effect is not served.
+    """
+    fields = _parse_object(text)
+    peft_type = fields.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type not in LEAVES:
+        raise AdapterConfigError("peft_type", f"{peft_type!r} is not one of {', '.join(LEAVES)}")
+    _refuse_unserved(fields)
+    is_lora = peft_type == "LORA"
+    return PeftConfig(
+        peft_type=peft_type,
+        r=_rank("r", fields.get("r", 8)),  # 8 is PEFT's default for all of them
+        alpha=_finite("alpha", fields.get("lora_alpha" if is_lora else "alpha", 8)),
+        rank_pattern={k: _rank("rank_pattern", v) for k, v in _patterns(fields, "rank_pattern")},
+        alpha_pattern={
+            k: _finite("alpha_pattern", v) for k, v in _patterns(fields, "alpha_pattern")
+        },
+        use_rslora=_flag(fields, "use_rslora", allowed=is_lora),
+        use_dora=_flag(fields, "use_dora", allowed=is_lora),
+        is_unscaled=peft_type == "LOKR" and "rank_dropout_scale" not in fields,
+        targets=Targets.of(fields),
+        unknown_fields=_unknown(fields),
+    )
+
+
+def _parse_object(text: bytes) -> dict[str, object]:
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise AdapterConfigError(CONFIG_NAME, f"is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise AdapterConfigError(CONFIG_NAME, "is no JSON object")
+    return fields
+
+
+def _refuse_unserved(fields: Mapping[str, object]) -> None:
+    for name in _REFUSED:
+        if fields.get(name) not in _UNSET:
+            raise AdapterConfigError(name, f"{fields[name]!r} is not served")
+    start = fields.get("init_lora_weights", True)
+    if start not in _PLAIN_INITS:
+        raise AdapterConfigError(
+            "init_lora_weights",
+            f"{start!r} changes the base weights too; save the adapter with "
+            "path_initial_model_for_weight_conversion",
+        )
+
+
+def _rank(field: str, value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise AdapterConfigError(field, f"{value!r} is not a positive whole number")
+    return value
+
+
+def _finite(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AdapterConfigError(field, f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _patterns(fields: Mapping[str, object], field: str) -> Iterable[tuple[str, object]]:
+    patterns = fields.get(field) or {}
+    if not isinstance(patterns, dict):
+        raise AdapterConfigError(field, f"{patterns!r} is no JSON object")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise AdapterConfigError(field, f"{pattern!r} is no pattern: {error}") from error
+    return patterns.items()
+
+
+def _flag(fields: Mapping[str, object], field: str, *, allowed: bool) -> bool:
+    value = fields.get(field, False)
+    if not isinstance(value, bool):
+        raise AdapterConfigError(field, f"{value!r} is not true or false")
+    if value and not allowed:
+        raise AdapterConfigError(field, f"is not a field of {fields['peft_type']}")
+    return value
+
+
+def _unknown(fields: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the fields that are set but that no peft known here has."""
+    known = _READ | _WITHOUT_EFFECT | set(_REFUSED)
+    return tuple(name for name in fields if name not in known and fields[name] not in _UNSET)

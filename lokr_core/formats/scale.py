@@ -1,0 +1,205 @@
+"""Scale: the one place that makes a module's scale out of alpha, rank and what the file tells."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lokr_core.errors import AdapterConfigError, AdapterTensorError
+from lokr_core.formats.file import parse_json
+from lokr_core.formats.forms import DeltaForm
+from lokr_core.formats.keys import ModuleTensors, NamedTensor
+from lokr_core.formats.peft import CONFIG_NAME, PeftConfig
+
+DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """The scale of one module, and where it comes from."""
+
+    value: float
+    source: str
+    caution: str | None = None  # what to tell a careful user, "N modules" before it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the caller says in place of the file."""
+
+    scale: float | None = None
+    alpha: float | None = None
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the numbers are usable."""
+        for field, value in (("scale_override", self.scale), ("alpha", self.alpha)):
+            if value is not None and not math.isfinite(value):
+                raise AdapterConfigError(field, f"{value} is not a finite number")
+        if self.rank is not None and self.rank < 1:
+            raise AdapterConfigError("rank", f"{self.rank} is not a positive number")
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether alpha or rank is given."""
+        return self.alpha is not None or self.rank is not None
+
+    def ratio_source(self, source: str) -> str:
+        """Return ``source``, and which of alpha and rank are the caller's."""
+        given = [name for name, v in (("alpha", self.alpha), ("rank", self.rank)) if v is not None]
+        return f"{source}, {' and '.join(given)} given by the caller" if given else source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerNotes:
+    """What a LyCORIS trainer wrote of itself into the metadata of a file."""
+
+    dim: float | None  # the dimension that alpha was divided by
+    is_bypass: bool
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> "TrainerNotes":
+        """Return the notes; metadata that is missing or malformed tells nothing."""
+        dim: object = None
+        config = _json_object(metadata.get("lycoris_config", ""))
+        if metadata.get("ss_network_module", "").startswith("lycoris"):
+            dim = metadata.get("ss_network_dim")
+        elif config:
+            dim = config.get("linear_dim")
+        return cls(dim=_positive(dim), is_bypass=config.get("bypass_mode") is True)
+
+
+def config_scale(
+    module: ModuleTensors, form: DeltaForm, config: PeftConfig, overrides: Overrides
+) -> Scale:
+    """Return the scale that PEFT applies: alpha / r always, even when both factors are full.
+
+    Raises:
+        AdapterConfigError: The configuration's rank is not that of the tensors.
+    """
+    path = module.spec.path
+    alpha = overrides.alpha if overrides.alpha is not None else config.alpha_of(path)
+    rank = overrides.rank if overrides.rank is not None else config.rank_of(path)
+    if overrides.rank is None and form.rank not in (None, rank):
+        problem = f"is {rank} for module {path!r}, but the file's tensors have rank {form.rank}"
+        raise AdapterConfigError("r", problem)
+    if config.is_unscaled and not overrides.has_ratio:
+        return Scale(
+            value=1.0,
+            source="1: peft before 0.14 applied no scale to LoKr",
+            caution="are left at scale 1, as peft before 0.14 trained them whatever alpha says; "
+            "later peft applies alpha/r to them",
+        )
+    if config.use_rslora:
+        source = overrides.ratio_source(f"alpha/sqrt(r) of {CONFIG_NAME}")
+        return Scale(value=alpha / math.sqrt(rank), source=source)
+    return Scale(value=alpha / rank, source=overrides.ratio_source(f"alpha/r of {CONFIG_NAME}"))
+
+
+def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: Overrides) -> Scale:
+    """Return the scale of PEFT's tensors without PEFT's configuration, which only a caller knows.
+
+    Raises:
+        AdapterConfigError: The caller gave too little.
+    """
+    rank = overrides.rank if overrides.rank is not None else form.rank
+    if overrides.alpha is None or rank is None:
+        key = next(iter(module.by_leaf.values())).key
+        raise AdapterConfigError(
+            CONFIG_NAME,
+            f"is missing, so that the scale of PEFT's tensors such as {key!r} cannot be known; "
+            "give alpha and rank, or scale_override",
+        )
+    return Scale(value=overrides.alpha / rank, source=overrides.ratio_source("alpha/rank"))
+
+
+def file_scale(
+    module: ModuleTensors, form: DeltaForm, notes: TrainerNotes, overrides: Overrides
+) -> Scale:
+    """Return the scale of the LyCORIS family: alpha / rank, but 1 when both factors are full.
+
+    Raises:
+        AdapterTensorError: The file's alpha is no finite number beside a low-rank factor.
+        AdapterConfigError: The caller gave a rank, but there is no alpha.
+    """
+    stored = module.by_leaf.get("alpha")
+    alpha = overrides.alpha
+    if alpha is None and stored is not None:
+        alpha = _number(stored)
+    if form.rank is None and overrides.rank is None:
+        return _full_scale(alpha, notes, overrides)
+    if alpha is None:
+        return _scale_without_alpha(overrides)
+    if not math.isfinite(alpha):
+        assert stored is not None
+        problem = f"is {alpha}, which gives no scale; give alpha or scale_override"
+        raise AdapterTensorError(stored.key, problem)
+    rank = overrides.rank if overrides.rank is not None else form.rank
+    assert rank is not None
+    caution = _ratio_caution(alpha, form, notes, overrides)
+    source = overrides.ratio_source("alpha/rank of the file")
+    return Scale(value=alpha / rank, source=source, caution=caution)
+
+
+def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: Overrides) -> Scale:
+    """Return the scale of two full factors, whose alpha is a filler unless a dim proves it real."""
+    if alpha is not None and notes.dim is not None and math.isfinite(alpha) and alpha > 0:
+        value = alpha / notes.dim
+        if abs(value - 1) > DIM_TOLERANCE:
+            return Scale(
+                value=value,
+                source=overrides.ratio_source("alpha/dim of the file's metadata"),
+                caution=f"have two full factors but were trained at scale {value:g} by the file's "
+                "metadata; other programs apply 1, and scale_override decides",
+            )
+    unused = "have two full factors, so that alpha is not used; give rank too, or scale_override"
+    return Scale(
+        value=1.0,
+        source="1: both factors are full",
+        caution=unused if overrides.alpha is not None else None,
+    )
+
+
+def _scale_without_alpha(overrides: Overrides) -> Scale:
+    if overrides.rank is not None:
+        raise AdapterConfigError("rank", "is given, but the file has no alpha; give alpha too")
+    return Scale(value=1.0, source="1: no alpha", caution="have no alpha and are left at scale 1")
+
+
+def _ratio_caution(
+    alpha: float, form: DeltaForm, notes: TrainerNotes, overrides: Overrides
+) -> str | None:
+    if alpha == 0:
+        return "have alpha 0 and so do nothing; give alpha or scale_override if that is wrong"
+    if notes.is_bypass and form.algorithm == "lokr" and not overrides.has_ratio:
+        return (
+            "were trained in LyCORIS's bypass mode, which ignored the scale before LyCORIS 4; "
+            "if they look too weak or too strong, give scale_override=1"
+        )
+    return None
+
+
+def _number(entry: NamedTensor) -> float:
+    """Return an alpha, which may be of any dtype and shape as long as it is one number."""
+    if entry.value.numel() != 1 or entry.value.dtype is torch.bool:
+        raise AdapterTensorError(entry.key, f"is {tuple(entry.value.shape)}, not one number")
+    return float(entry.value.item())
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = parse_json(text.encode())
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _positive(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None

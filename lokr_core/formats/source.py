@@ -1,0 +1,80 @@
+"""AdapterSource: which files a path stands for, and the identity of what was read from them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lokr_core.errors import AdapterFileError
+from lokr_core.formats.file import TensorFile, read_bytes, read_tensor_file
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapter_model.safetensors"
+SUFFIX = ".safetensors"
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+VERSION_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AdapterSource:
+    """The tensor file of an adapter, and PEFT's configuration beside it if there is one."""
+
+    tensor_file: TensorFile
+    config: bytes | None
+
+    def version(self, overrides: str) -> str:
+        """Return the first hex digits of a SHA-256 over the files' digests and the overrides."""
+        config = hashlib.sha256(self.config).hexdigest() if self.config is not None else ""
+        identity = f"{self.tensor_file.digest}/{config}/{overrides}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:VERSION_DIGITS]
+
+
+def default_id(path: Path) -> str:
+    """Return the adapter id that a path gives: the folder's name, or the file's without suffix."""
+    return path.absolute().name.removesuffix(SUFFIX)
+
+
+def open_source(path: Path) -> AdapterSource:
+    """Read the files that a path stands for.
+
+    Args:
+        path: A safetensors file; a folder with PEFT's two files; or a folder with a single
+            safetensors file.
+
+    Raises:
+        AdapterFileError: There is no such file, it is a pickle, or it is not safetensors.
+    """
+    tensors_path = _tensors_path(path)
+    config_path = tensors_path.with_name(CONFIG_NAME)
+    has_config = tensors_path.name == TENSORS_NAME and config_path.exists()
+    config = bytes(read_bytes(config_path).numpy().data) if has_config else None
+    return AdapterSource(tensor_file=read_tensor_file(tensors_path), config=config)
+
+
+def _tensors_path(path: Path) -> Path:
+    if path.suffix in PICKLE_SUFFIXES:
+        raise _is_pickle(path)
+    if not path.is_dir():
+        return path
+    if (path / TENSORS_NAME).exists() or (path / CONFIG_NAME).exists():
+        return _unless_pickle(path, path / TENSORS_NAME)
+    found = sorted(item for item in path.iterdir() if item.suffix == SUFFIX)
+    if len(found) > 1:
+        names = ", ".join(item.name for item in found)
+        raise AdapterFileError(f"{path}: holds several safetensors files, name one of {names}")
+    return _unless_pickle(path, found[0] if found else path / TENSORS_NAME)
+
+
+def _unless_pickle(folder: Path, tensors_path: Path) -> Path:
+    """Return ``tensors_path``, or name the pickle that the folder holds in its place."""
+    if not tensors_path.exists():
+        for item in sorted(folder.iterdir()):
+            if item.suffix in PICKLE_SUFFIXES:
+                raise _is_pickle(item)
+    return tensors_path
+
+
+def _is_pickle(path: Path) -> AdapterFileError:
+    return AdapterFileError(
+        f"{path}: a {path.suffix} file is a pickle, which can run code when it is opened; "
+        f"save the adapter as {SUFFIX}"
+    )
