@@ -160,7 +160,8 @@ def _shorten(text: str, limit: int) -> str:
 
 def _details(error: LokrError, rule: ErrorRule, message: str) -> Iterator[Message]:
     if (field := _field(error)) is not None:
-        violation = BadRequest.FieldViolation(field=field, description=message)
+        problem = error.problem if isinstance(error, errors.InvalidRequestError) else message
+        violation = BadRequest.FieldViolation(field=field, description=problem)
         yield BadRequest(field_violations=[violation])
     if rule.code is grpc.StatusCode.FAILED_PRECONDITION:
         unmet = PreconditionFailure.Violation(

@@ -1,0 +1,90 @@
+"""Logs."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from lokr_serve.logs import configure_logs, log_handler, request_id_variable
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """A logger that hands nothing on."""
+    logger = logging.getLogger("lokr_serve.tests.logs")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.handlers.clear()
+
+
+def test_lines_for_machines_are_json_with_the_request(logger: logging.Logger) -> None:
+    """Logs are joined by request, and a traceback must not break a line."""
+    stream = io.StringIO()
+    logger.addHandler(log_handler(stream))
+    token = request_id_variable.set("r-1")
+    try:
+        int("broken")
+    except ValueError:
+        logger.exception("failed %d times", 2)
+    finally:
+        request_id_variable.reset(token)
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+
+    assert (line["level"], line["message"], line["request_id"]) == (
+        "error",
+        "failed 2 times",
+        "r-1",
+    )
+    assert "ValueError: invalid literal" in line["traceback"]
+
+
+def test_lines_outside_a_request_name_none(logger: logging.Logger) -> None:
+    """An empty id would look like a request without a name."""
+    stream = io.StringIO()
+    logger.addHandler(log_handler(stream))
+    logger.info("ready")
+
+    assert "request_id" not in json.loads(stream.getvalue())
+
+
+@pytest.mark.parametrize("request_id", ["", "r-1"])
+def test_lines_on_a_terminal_are_for_people(logger: logging.Logger, request_id: str) -> None:
+    """Who starts a server by hand reads its log."""
+    stream = Terminal()
+    logger.addHandler(log_handler(stream))
+    token = request_id_variable.set(request_id)
+    logger.info("ready")
+    request_id_variable.reset(token)
+    line = stream.getvalue().strip()
+
+    assert line.endswith("ready [r-1]" if request_id else "ready")
+
+
+def test_only_our_own_packages_are_heard_below_warnings() -> None:
+    """Other libraries' chatter hides what matters."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    try:
+        configure_logs("debug")
+
+        assert logging.getLogger("lokr_serve.x").isEnabledFor(logging.DEBUG)
+        assert not logging.getLogger("transformers_like").isEnabledFor(logging.INFO)
+        (handler,) = root.handlers
+        assert isinstance(handler, logging.StreamHandler)
+        assert handler.stream is sys.stderr
+    finally:
+        root.handlers, root.level = handlers, level
+        logging.getLogger("lokr_serve").setLevel(logging.NOTSET)
+        logging.getLogger("lokr_core").setLevel(logging.NOTSET)
