@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
@@ -17,7 +17,8 @@ REQUEST_ID_KEY = "x-request-id"
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Details = grpc.HandlerCallDetails
-Handler = grpc.RpcMethodHandler[Request, Response]
+# Quoted, since grpc's classes are generic in their type stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Request, Response]"
 Context = ServicerContext[Any, Any]  # of any call; servicers know their own types
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
@@ -44,9 +45,9 @@ class ScopeInterceptor(ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[Details], Awaitable[Handler[Request, Response] | None]],
+        continuation: Callable[[Details], "Awaitable[Handler[Request, Response] | None]"],
         handler_call_details: Details,
-    ) -> Handler[Request, Response] | None:
+    ) -> "Handler[Request, Response] | None":
         """Return the method's handler with the scopes around it."""
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -79,7 +80,7 @@ def _request_id(details: Details) -> str:
     return secrets.token_hex(8)
 
 
-def _kind(handler: Handler[Request, Response]) -> str:
+def _kind(handler: "Handler[Request, Response]") -> str:
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             return "unary"
@@ -91,7 +92,7 @@ def _kind(handler: Handler[Request, Response]) -> str:
             return "bidi_stream"
 
 
-def _behaviour(handler: Handler[Request, Response]) -> Callable[..., Any]:
+def _behaviour(handler: "Handler[Request, Response]") -> Callable[..., Any]:
     behaviour = (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
@@ -117,8 +118,8 @@ def _plain(behaviour: Callable[..., Any]) -> Behaviour:
 
 
 def _rebuild(
-    handler: Handler[Request, Response], behaviour: Behaviour
-) -> Handler[Request, Response]:
+    handler: "Handler[Request, Response]", behaviour: Behaviour
+) -> "Handler[Request, Response]":
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             make = grpc.unary_unary_rpc_method_handler

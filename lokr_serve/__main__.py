@@ -1,0 +1,5 @@
+"""``python -m lokr_serve`` is ``lokr-serve``."""
+
+from lokr_serve.cli import main
+
+main()

@@ -1,0 +1,243 @@
+"""Builds everything once, serves until told to stop, and takes it down in order."""
+
+import asyncio
+import faulthandler
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+import lokr_core
+from lokr_core import Adapted
+from lokr_serve.adapters import AdapterRegistry
+from lokr_serve.config import Settings
+from lokr_serve.errors import EngineStoppedError
+from lokr_serve.logs import configure_logs
+from lokr_serve.metrics import Metrics
+from lokr_serve.rpc.gate import Backend, Gate, ServingState
+from lokr_serve.rpc.metrics_http import MetricsServer
+from lokr_serve.rpc.server import Listeners, build_listeners, build_servicers
+from lokr_serve.text import PromptEncoder, TextEngine
+from lokr_serve.text.load import load_model
+from lokr_serve.text.prompt import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0  # between two looks at the engine
+END_SECONDS = 5.0  # for calls that were told to end
+TAKE_DOWN_SECONDS = 30  # for a failed server to take itself down, or it is killed
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where a server listens, HOST:PORT each."""
+
+    listen: str
+    admin_listen: str
+    metrics_listen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Base:
+    """The base model, prepared for adapters."""
+
+    adapted: Adapted
+    tokenizer: PreTrainedTokenizerFast | None
+
+
+def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+
+    Args:
+        settings: All that can be set.
+        on_ready: Is told where the server listens once it is ready, and not before.
+
+    Raises:
+        LokrError: The server could not start, or its engine failed.
+    """
+    configure_logs(settings.server.log_level)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+
+    async def until_signal() -> None:
+        with _stop_signals() as stop:
+            await serve(settings, stop=stop, on_ready=on_ready)
+
+    try:
+        asyncio.run(until_signal())
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+async def serve(
+    settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[Addresses], None]
+) -> None:
+    """Serve until ``stop`` is set.
+
+    The listeners are open, and say that they do not serve yet, while the model is loaded.
+
+    Raises:
+        LokrError: The server could not start, or its engine failed.
+    """
+    gate = Gate()
+    metrics = Metrics(version=_version(), max_adapter_series=settings.server.max_adapter_series)
+    servicers = build_servicers(gate, max_queue=settings.text.max_queue)
+    listeners = build_listeners(servicers, settings.server, metrics)
+    async with AsyncExitStack() as stack:
+        probes = MetricsServer(gate, metrics.registry)
+        stack.push_async_callback(probes.stop)
+        addresses = Addresses(
+            listen=listeners.inference.address,
+            admin_listen=listeners.admin.address,
+            metrics_listen=await probes.start(settings.server.metrics_listen),
+        )
+        async with _listening(gate, listeners, settings.server.drain_seconds):
+            base = await _unless_stopped(_in_thread(lambda: _load_base(settings)), stop)
+            if base is None:
+                return
+            backend = await _build_backend(base, settings, metrics, stack)
+            gate.open(backend)
+            on_ready(addresses)
+            watch = _watch(backend.engine, settings.text.stuck_step_seconds)
+            await _unless_stopped(asyncio.create_task(watch), stop)
+
+
+def _version() -> str:
+    try:
+        return version("lokr-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def _load_base(settings: Settings) -> _Base:
+    if settings.model.num_threads is not None:
+        torch.set_num_threads(settings.model.num_threads)
+    tokenizer = load_tokenizer(settings.model.path)
+    return _Base(adapted=lokr_core.attach(load_model(settings.model)), tokenizer=tokenizer)
+
+
+async def _build_backend(
+    base: _Base, settings: Settings, metrics: Metrics, stack: AsyncExitStack
+) -> Backend:
+    """Build what calls are served from; ``stack`` takes it down after the last call."""
+    registry = AdapterRegistry(adapted=base.adapted, settings=settings.adapters, metrics=metrics)
+    stack.push_async_callback(registry.close)
+    await registry.scan()
+    metrics.watch_activity(registry.activity)
+    engine = TextEngine(
+        adapted=base.adapted,
+        tokenizer=base.tokenizer,
+        settings=settings.text,
+        metrics=metrics,
+    )
+    engine.start()
+    stack.push_async_callback(engine.stop)
+    return Backend(registry=registry, encoder=PromptEncoder(base.tokenizer), engine=engine)
+
+
+@asynccontextmanager
+async def _listening(gate: Gate, listeners: Listeners, drain_seconds: float) -> AsyncIterator[None]:
+    """Listen; at the end let running calls finish, then end those that are left."""
+    await listeners.start()
+    try:
+        yield
+    except EngineStoppedError as error:
+        logger.critical("%s", error)
+        # Says where a stuck engine is, and makes sure that the process ends.
+        faulthandler.dump_traceback_later(TAKE_DOWN_SECONDS, exit=True)
+        gate.close(ServingState.FAILED)
+        await _stop_listeners(gate, listeners, drain_seconds=0)
+        raise
+    finally:
+        if not gate.is_closed:
+            logger.info("shutting down; running calls have %.0f s", drain_seconds)
+            gate.close(ServingState.DRAINING)
+            await _stop_listeners(gate, listeners, drain_seconds)
+
+
+async def _stop_listeners(gate: Gate, listeners: Listeners, drain_seconds: float) -> None:
+    stopping = asyncio.create_task(listeners.stop(drain_seconds + END_SECONDS))
+    await asyncio.wait({stopping}, timeout=drain_seconds)
+    gate.end_calls()
+    await stopping
+
+
+async def _watch(engine: TextEngine, stuck_step_seconds: float) -> None:
+    """Raise once the engine is dead or stuck; it cannot be relied on to say so itself."""
+    while True:
+        health = engine.health()
+        if health.error is not None:
+            raise EngineStoppedError(f"the engine has failed: {health.error}")
+        if not health.is_alive:
+            raise EngineStoppedError("the engine's thread has ended")
+        if health.stuck_seconds > stuck_step_seconds:
+            raise EngineStoppedError(
+                f"the engine has been in one step for {health.stuck_seconds:.0f} s"
+            )
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _unless_stopped(work: asyncio.Future[T], stop: asyncio.Event) -> T | None:
+    """Return the result of ``work``, or None if ``stop`` is set first."""
+    stopping = asyncio.create_task(stop.wait())
+    stopping.add_done_callback(lambda _: work.cancel())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        return None
+    finally:
+        stopping.cancel()
+
+
+def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Run a function in a thread that does not keep the process from ending."""
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except Exception as error:  # noqa: BLE001 - raised again where the outcome is awaited
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return asyncio.wrap_future(outcome)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """Give the event that the first SIGTERM or SIGINT sets; the second one ends the process."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        stop.set()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in handlers.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

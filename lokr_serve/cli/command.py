@@ -1,0 +1,21 @@
+"""What commands have in common: each is a value that typer builds from flags, and that runs."""
+
+from typing import Annotated, Protocol
+
+import typer
+
+ServerFlag = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server.")]
+TimeoutFlag = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long the call may take.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+INFERENCE_SERVER = "127.0.0.1:50051"
+ADMIN_SERVER = "127.0.0.1:50052"
+
+
+class Command(Protocol):
+    """A command with its flags, ready to run."""
+
+    def run(self) -> None:
+        """Do it."""

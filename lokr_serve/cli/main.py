@@ -1,0 +1,57 @@
+"""The program: its commands, and what becomes of errors."""
+
+import sys
+
+import typer
+
+from lokr_core import LokrError
+from lokr_serve.cli.adapters import adapters_app
+from lokr_serve.cli.command import Command
+from lokr_serve.cli.config import config_app
+from lokr_serve.cli.generate import Generate
+from lokr_serve.cli.health import CheckHealth
+from lokr_serve.cli.inspect import Inspect
+from lokr_serve.cli.serve import Serve
+from lokr_serve.errors import InvalidRequestError, SettingsError
+
+USAGE_CODE = 2
+FAILURE_CODE = 1
+
+
+def _run(command: Command) -> None:
+    command.run()
+
+
+def build_app() -> typer.Typer:
+    """Return the program."""
+    app = typer.Typer(
+        name="lokr-serve",
+        help="Serve one base model with many LoKr adapters, and talk to such a server.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        result_callback=_run,
+    )
+    app.command("serve")(Serve)
+    app.command("generate")(Generate)
+    app.command("health")(CheckHealth)
+    app.command("inspect")(Inspect)
+    app.add_typer(adapters_app(), name="adapters")
+    app.add_typer(config_app(), name="config")
+    return app
+
+
+def main() -> None:
+    """Run the program; exits with 0, 2 for usage and settings, or 1 for all else."""
+    try:
+        build_app()()
+    except (InvalidRequestError, SettingsError) as error:
+        _fail(error, USAGE_CODE)
+    except LokrError as error:
+        _fail(error, FAILURE_CODE)
+
+
+def _fail(error: LokrError, code: int) -> None:
+    typer.echo(f"lokr-serve: {error}", err=True)
+    sys.exit(code)

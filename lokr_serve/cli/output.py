@@ -1,0 +1,85 @@
+"""What commands print: JSON for machines, lines and tables for people, progress on a terminal."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lokr_serve.types import AdapterStatus
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value of plain data, dates and enums as JSON."""
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case Path():
+            return str(value)
+        case _:
+            raise TypeError(f"{value!r} has no form in JSON")
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print names and values, one to a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {_text(value)}")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; it is cut to the terminal's width, and never in a pipe."""
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def print_adapter(adapter: AdapterStatus, *, as_json: bool) -> None:
+    """Print an adapter."""
+    if as_json:
+        print_json(asdict(adapter))
+    else:
+        print_facts(asdict(adapter))
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case Enum():
+            return str(value.value)
+        case datetime():
+            return value.isoformat(sep=" ", timespec="seconds")
+        case list() | tuple():
+            return ", ".join(map(_text, value)) or "-"
+        case dict():
+            return " ".join(f"{name}={_text(item)}" for name, item in value.items())
+        case _:
+            return str(value)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[], None]]:
+    """Show that something is going on, on a terminal only, until the block or the callback ends."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    with console.status(text) as status:
+        yield status.stop
