@@ -19,7 +19,7 @@ from lokr_core.errors import (
     UnmatchedKeysError,
     UnsupportedModuleError,
 )
-from lokr_core.formats import read_adapter
+from lokr_core.formats import AdapterReader, ReadOptions, ScaleOverrides, read_adapter
 from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterMix",
     "AdapterNotAddedError",
+    "AdapterReader",
     "AdapterRef",
     "AdapterTensorError",
     "Apply",
@@ -41,7 +42,9 @@ __all__ = [
     "MergeError",
     "MixError",
     "MixPart",
+    "ReadOptions",
     "RoutingError",
+    "ScaleOverrides",
     "ScaleSource",
     "ShapeError",
     "UnmatchedKeysError",

@@ -166,7 +166,8 @@ def _delta_factors(delta: DeltaWeights) -> tuple[Factor, Factor]:
     assert_never(delta)
 
 
-def _all_tensors(weights: ModuleWeights) -> Iterator[Tensor]:
+def tensors_of(weights: ModuleWeights) -> Iterator[Tensor]:
+    """Yield the tensors of a module's weights, in one order for all weights of one layout."""
     for factor in _delta_factors(weights.delta):
         yield from _factor_tensors(factor)
     if weights.gain is not None:
@@ -202,7 +203,7 @@ def pack(modules: Mapping[str, ModuleWeights]) -> PackedFactors:
     adapters that change the same modules with equal shapes get equal layouts.
     """
     ordered = {path: modules[path] for path in sorted(modules)}
-    tensors = [tensor for weights in ordered.values() for tensor in _all_tensors(weights)]
+    tensors = [tensor for weights in ordered.values() for tensor in tensors_of(weights)]
     dtype = tensors[0].dtype
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)

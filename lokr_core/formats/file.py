@@ -1,4 +1,4 @@
-"""TensorFile: a safetensors file, read once, so that its hash is of what its tensors hold."""
+"""Safetensors files: read once, so that their hash is of what their tensors hold, and checked."""
 
 import hashlib
 import json
@@ -33,13 +33,29 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TensorFile:
-    """The content of a safetensors file; the tensors are views of the bytes that were read."""
+class FileContent:
+    """The bytes of a safetensors file, before they are understood."""
 
     path: Path
+    content: Tensor  # uint8
+    data_start: int  # where the header ends
+
+    @property
+    def header(self) -> bytes:
+        """The header with its length: all that the file says of its tensors beside their values."""
+        return bytes(memory(self.content)[: self.data_start])
+
+    def digest(self) -> str:
+        """Return the hex SHA-256 of the file's bytes."""
+        return hashlib.sha256(memory(self.content)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TensorFile:
+    """What a safetensors file holds; the tensors are views of the bytes that were read."""
+
     tensors: Mapping[str, Tensor]  # in the order of the file's header
     metadata: Mapping[str, str]
-    digest: str  # hex SHA-256 of the file's bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +80,7 @@ def read_bytes(path: Path) -> Tensor:
             raise AdapterFileError(f"{path}: not a regular file")
         with path.open("rb", buffering=0) as file:
             content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
-            view, end = _memory(content), 0
+            view, end = memory(content), 0
             while end < len(view):
                 num_read = file.readinto(view[end:])
                 if not num_read:
@@ -75,28 +91,40 @@ def read_bytes(path: Path) -> Tensor:
     return content
 
 
-def read_tensor_file(path: Path) -> TensorFile:
-    """Read and check a whole safetensors file.
+def read_file(path: Path) -> FileContent:
+    """Read a whole safetensors file.
 
     Raises:
-        AdapterFileError: The file is missing, unreadable, truncated, or not safetensors.
-        AdapterTensorError: A tensor has a dtype that is not known.
+        AdapterFileError: The file is missing, unreadable, or too short for its header.
     """
     content = read_bytes(path)
-    header, start = _parse_header(path, content)
+    num_bytes = content.numel()
+    if num_bytes < _LENGTH_BYTES:
+        raise _not_safetensors(path, f"it has only {num_bytes} bytes")
+    length = int.from_bytes(memory(content)[:_LENGTH_BYTES], "little")
+    if length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > num_bytes:
+        raise _not_safetensors(path, f"a header of {length} bytes in a file of {num_bytes}")
+    return FileContent(path=path, content=content, data_start=_LENGTH_BYTES + length)
+
+
+def parse_file(file: FileContent) -> TensorFile:
+    """Find the tensors in the bytes of a file.
+
+    Raises:
+        AdapterFileError: The file is truncated, or not safetensors.
+        AdapterTensorError: A tensor has a dtype that is not known.
+    """
+    path, data = file.path, file.content[file.data_start :]
+    header = _parse_header(path, file.header[_LENGTH_BYTES:])
     metadata = _parse_metadata(path, header.pop("__metadata__", {}))
-    data = content[start:]
     entries = [_parse_entry(path, name, fields) for name, fields in header.items()]
     _check_coverage(path, entries, data.numel())
     return TensorFile(
-        path=path,
-        tensors={entry.name: _view(data, entry) for entry in entries},
-        metadata=metadata,
-        digest=hashlib.sha256(_memory(content)).hexdigest(),
+        tensors={entry.name: _view(data, entry) for entry in entries}, metadata=metadata
     )
 
 
-def _memory(content: Tensor) -> memoryview:
+def memory(content: Tensor) -> memoryview:
     """Return the memory of a uint8 tensor."""
     return content.numpy().data
 
@@ -126,22 +154,14 @@ def _not_safetensors(path: Path, problem: str) -> AdapterFileError:
     return AdapterFileError(f"{path}: not a whole safetensors file: {problem}")
 
 
-def _parse_header(path: Path, content: Tensor) -> tuple[dict[str, object], int]:
-    """Return the header and the offset at which the data starts."""
-    num_bytes = content.numel()
-    if num_bytes < _LENGTH_BYTES:
-        raise _not_safetensors(path, f"it has only {num_bytes} bytes")
-    length = int.from_bytes(_memory(content)[:_LENGTH_BYTES], "little")
-    start = _LENGTH_BYTES + length
-    if length > MAX_HEADER_BYTES or start > num_bytes:
-        raise _not_safetensors(path, f"a header of {length} bytes in a file of {num_bytes}")
+def _parse_header(path: Path, text: bytes) -> dict[str, object]:
     try:
-        header = parse_json(bytes(_memory(content)[_LENGTH_BYTES:start]))
+        header = parse_json(text)
     except ValueError as error:
         raise _not_safetensors(path, f"its header is no JSON: {error}") from error
     if not isinstance(header, dict):
         raise _not_safetensors(path, "its header is no JSON object")
-    return header, start
+    return header
 
 
 def _parse_metadata(path: Path, fields: object) -> dict[str, str]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lokr_core.errors import AdapterTensorError
-from lokr_core.formats.forms import checked
+from lokr_core.formats.forms import checked, is_finite
 from lokr_core.formats.keys import ModuleTensors
 from lokr_core.ops.torch_ops import dora_gain
 from lokr_core.spec import ModuleSpec
@@ -42,7 +42,7 @@ def read_gain(tensors: ModuleTensors, delta: DeltaWeights, dtype: torch.dtype) -
         )
     eps = 0.0 if peft else torch.finfo(dtype).eps
     gain = dora_gain(tensors.spec.weight, delta, magnitude.flatten(), axis, eps)
-    if not gain.values.isfinite().all():
+    if not is_finite(gain.values):
         raise AdapterTensorError(entry.key, "belongs to a weight whose norm is zero")
     return gain
 

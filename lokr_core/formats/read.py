@@ -1,84 +1,141 @@
-"""read_adapter: an adapter's files, checked against a base model and packed into one buffer."""
+"""AdapterReader: an adapter's files, checked against a base model and packed into one buffer."""
 
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lokr_core.adapter import Adapter, AdapterInfo, ScaleSource
-from lokr_core.errors import (
-    AdapterConfigError,
-    AdapterFileError,
-    AdapterMismatchError,
-    AdapterTensorError,
-    UnmatchedKeysError,
-    UnsupportedModuleError,
-)
-from lokr_core.formats.forms import DeltaForm, read_form
-from lokr_core.formats.gain import PEFT_LEAF, read_gain
-from lokr_core.formats.keys import Binding, ModuleTensors, bind, is_peft_style
-from lokr_core.formats.peft import LEAVES, PeftConfig, parse_config
-from lokr_core.formats.scale import (
-    Overrides,
-    Scale,
-    TrainerNotes,
-    caller_scale,
-    config_scale,
-    file_scale,
-)
-from lokr_core.formats.source import AdapterSource, default_id, open_source
-from lokr_core.layout import pack, with_layout
+from lokr_core.adapter import Adapter, AdapterInfo
+from lokr_core.errors import AdapterFileError, UnmatchedKeysError
+from lokr_core.formats.file import FileContent, TensorFile, parse_file
+from lokr_core.formats.info import describe
+from lokr_core.formats.keys import Binding, bind, is_peft_style
+from lokr_core.formats.modules import ModuleReader
+from lokr_core.formats.peft import parse_config
+from lokr_core.formats.recipe import Recipe, recipe_of
+from lokr_core.formats.scale import ScaleOverrides, TrainerNotes
+from lokr_core.formats.source import default_id, open_source
+from lokr_core.layout import PackedFactors, pack, with_layout
 from lokr_core.mix import AdapterRef, check_adapter_id
 from lokr_core.spec import ModelSpec
-from lokr_core.weights import ModuleWeights
+
+MAX_RECIPES = 32  # kinds of adapters that a server is likely to hold at a time
+VERSION_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """What the caller says beside the path."""
+
+    overrides: ScaleOverrides = field(default_factory=ScaleOverrides)
+    partial: bool = False  # whether keys that match no module are left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What two files must have in common for one recipe."""
+
+    header: bytes
+    config: bytes | None
+    options: ReadOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Module:
-    """One module of an adapter, read."""
+class _Content:
+    """What an adapter is made of, before it has a name."""
 
-    tensors: ModuleTensors
-    form: DeltaForm
-    scale: Scale
-    weights: ModuleWeights
+    packed: PackedFactors
+    info: AdapterInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Reader:
-    """What the modules of one adapter have in common."""
+class AdapterReader:
+    """Reads adapters for one base, from any thread.
 
-    spec: ModelSpec
-    config: PeftConfig | None
-    notes: TrainerNotes
-    is_peft: bool
-    overrides: Overrides
+    What it works out from the header of a file is kept for files with an equal one.
+    """
 
-    def module(self, tensors: ModuleTensors) -> _Module:
-        """Read one module."""
-        spec = tensors.spec
-        if spec.refusal is not None:
-            raise UnsupportedModuleError(spec.path, spec.refusal)
-        if self.config is not None:
-            _check_leaves(tensors, self.config)
-        form = read_form(tensors, self.spec.compute_dtype)
-        expected = (spec.out_features, spec.in_features)
-        if form.delta.shape != expected:
-            raise AdapterMismatchError(spec.path, found=form.delta.shape, expected=expected)
-        scale = self._scale(tensors, form)
-        delta = replace(form.delta, scale=scale.value)
-        gain = read_gain(tensors, delta, self.spec.compute_dtype)
-        weights = ModuleWeights(delta=delta, gain=gain)
-        return _Module(tensors=tensors, form=form, scale=scale, weights=weights)
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._recipes: OrderedDict[_Kind, Recipe] = OrderedDict()  # least recently used first
 
-    def _scale(self, tensors: ModuleTensors, form: DeltaForm) -> Scale:
-        if self.overrides.scale is not None:
-            return Scale(value=self.overrides.scale, source="scale_override")
-        if self.config is not None:
-            return config_scale(tensors, form, self.config, self.overrides)
-        if self.is_peft:
-            return caller_scale(tensors, form, self.overrides)
-        return file_scale(tensors, form, self.notes, self.overrides)
+    def read(
+        self, path: Path, adapter_id: str | None = None, options: ReadOptions | None = None
+    ) -> Adapter:
+        """Read an adapter; see :func:`read_adapter`."""
+        adapter_id = check_adapter_id(default_id(path) if adapter_id is None else adapter_id)
+        source = open_source(path)
+        kind = _Kind(
+            header=source.file.header, config=source.config, options=options or ReadOptions()
+        )
+        content = self._replay(kind, source.file) or self._read_step_by_step(kind, source.file)
+        return Adapter(
+            ref=AdapterRef(adapter_id=adapter_id, version=_version(kind, content.info.digest)),
+            spec=self._spec,
+            layout=content.packed.layout,
+            buffer=content.packed.buffer,
+            scales=content.packed.scales,
+            info=content.info,
+        )
+
+    def _replay(self, kind: _Kind, file: FileContent) -> _Content | None:
+        with self._lock:
+            recipe = self._recipes.get(kind)
+            if recipe is not None:
+                self._recipes.move_to_end(kind)
+        buffer = None if recipe is None else recipe.apply(file.content)
+        if recipe is None or buffer is None:
+            return None
+        packed = PackedFactors(layout=recipe.layout, buffer=buffer, scales=recipe.scales)
+        return _Content(packed=packed, info=replace(recipe.info, digest=file.digest()))
+
+    def _read_step_by_step(self, kind: _Kind, file: FileContent) -> _Content:
+        tensor_file = parse_file(file)
+        reader = self._module_reader(kind, tensor_file)
+        binding = bind(tensor_file.tensors, self._spec)
+        modules = [reader.read(tensors) for tensors in binding.modules]
+        _check_complete(binding, file.path, partial=kind.options.partial)
+        packed = pack({module.tensors.spec.path: module.weights for module in modules})
+        packed = with_layout(packed, self._spec.shared_layout(packed.layout))
+        info = describe(reader, modules, binding, file.digest())
+        recipe = recipe_of(file.content, modules, packed, info)
+        if recipe is not None:
+            self._keep(kind, recipe)
+        return _Content(packed=packed, info=info)
+
+    def _module_reader(self, kind: _Kind, tensor_file: TensorFile) -> ModuleReader:
+        config = None if kind.config is None else parse_config(kind.config)
+        return ModuleReader(
+            spec=self._spec,
+            config=config,
+            notes=TrainerNotes.of(tensor_file.metadata),
+            is_peft=config is not None or is_peft_style(tensor_file.tensors),
+            overrides=kind.options.overrides,
+        )
+
+    def _keep(self, kind: _Kind, recipe: Recipe) -> None:
+        with self._lock:
+            self._recipes[kind] = recipe
+            if len(self._recipes) > MAX_RECIPES:
+                self._recipes.popitem(last=False)
+
+
+def _check_complete(binding: Binding, path: Path, *, partial: bool) -> None:
+    """Check what was bound, after the modules: one that does not fit tells more than a key."""
+    if binding.unmatched and not partial:
+        raise UnmatchedKeysError(binding.unmatched)
+    if not binding.modules:
+        raise AdapterFileError(f"{path}: holds no tensor that belongs to the base model")
+
+
+def _version(kind: _Kind, digest: str) -> str:
+    """Return the first hex digits of a SHA-256 over the files' digests and the options."""
+    config = "" if kind.config is None else hashlib.sha256(kind.config).hexdigest()
+    given, partial = kind.options.overrides, kind.options.partial
+    text = f"{digest}/{config}/{given.scale}/{given.alpha}/{given.rank}/{partial}"
+    return hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def read_adapter(  # noqa: PLR0913  fixed by the interface: each is a word that callers know
@@ -108,88 +165,6 @@ def read_adapter(  # noqa: PLR0913  fixed by the interface: each is a word that 
         AdapterError: The files cannot be read, or do not fit the base; the message names the
             file, field, tensor or module.
     """
-    path = Path(path)
-    adapter_id = check_adapter_id(default_id(path) if adapter_id is None else adapter_id)
-    overrides = Overrides(scale=scale_override, alpha=alpha, rank=rank)
-    source = open_source(path)
-    reader = _reader(source, spec, overrides)
-    binding = bind(source.tensor_file.tensors, spec)
-    modules = _read_modules(reader, binding, source.tensor_file.path, partial=partial)
-    packed = pack({module.tensors.spec.path: module.weights for module in modules})
-    packed = with_layout(packed, spec.shared_layout(packed.layout))
-    version = source.version(f"{scale_override}/{alpha}/{rank}/{partial}")
-    return Adapter(
-        ref=AdapterRef(adapter_id=adapter_id, version=version),
-        spec=spec,
-        layout=packed.layout,
-        buffer=packed.buffer,
-        scales=packed.scales,
-        info=_info(source, reader, modules, binding),
-    )
-
-
-def _read_modules(reader: _Reader, binding: Binding, path: Path, *, partial: bool) -> list[_Module]:
-    """Read every module; a module that does not fit tells more than a key without a module."""
-    modules = [reader.module(tensors) for tensors in binding.modules]
-    if binding.unmatched and not partial:
-        raise UnmatchedKeysError(binding.unmatched)
-    if not modules:
-        raise AdapterFileError(f"{path}: holds no tensor that belongs to the base model")
-    return modules
-
-
-def _reader(source: AdapterSource, spec: ModelSpec, overrides: Overrides) -> _Reader:
-    config = None if source.config is None else parse_config(source.config)
-    return _Reader(
-        spec=spec,
-        config=config,
-        notes=TrainerNotes.of(source.tensor_file.metadata),
-        is_peft=config is not None or is_peft_style(source.tensor_file.tensors),
-        overrides=overrides,
-    )
-
-
-def _check_leaves(tensors: ModuleTensors, config: PeftConfig) -> None:
-    """Check that the module holds what PEFT writes for this type, no more and no less."""
-    for leaf, entry in tensors.by_leaf.items():
-        if leaf not in LEAVES[config.peft_type]:
-            problem = f"is no part of an adapter of peft_type {config.peft_type}"
-            raise AdapterTensorError(entry.key, problem)
-    if config.use_dora != (PEFT_LEAF in tensors.by_leaf):
-        said, found = ("true", "no") if config.use_dora else ("false", "a")
-        path = tensors.spec.path
-        problem = f"is {said}, but module {path!r} has {found} {PEFT_LEAF}"
-        raise AdapterConfigError("use_dora", problem)
-
-
-def _info(
-    source: AdapterSource, reader: _Reader, modules: Sequence[_Module], binding: Binding
-) -> AdapterInfo:
-    algorithms = {module.form.algorithm for module in modules}
-    if any(module.weights.gain is not None for module in modules):
-        algorithms.add("dora")
-    scales = Counter(module.scale.source for module in modules)
-    return AdapterInfo(
-        format="peft" if reader.is_peft else "lycoris",
-        algorithms=tuple(sorted(algorithms)),
-        digest=source.tensor_file.digest,
-        num_parameters=sum(
-            entry.value.numel()
-            for module in modules
-            for leaf, entry in module.tensors.by_leaf.items()
-            if leaf != "alpha"
-        ),
-        scales=tuple(ScaleSource(source=s, num_modules=n) for s, n in sorted(scales.items())),
-        warnings=tuple(_warnings(reader, modules, binding)),
-    )
-
-
-def _warnings(reader: _Reader, modules: Sequence[_Module], binding: Binding) -> Iterator[str]:
-    if binding.unmatched:
-        keys = ", ".join(repr(key) for key in binding.unmatched)
-        yield f"{len(binding.unmatched)} tensors match no module and were left out: {keys}"
-    cautions = Counter(module.scale.caution for module in modules if module.scale.caution)
-    for caution, num_modules in cautions.items():
-        yield f"{num_modules} modules {caution}"
-    if reader.config is not None:
-        yield from reader.config.warnings([module.tensors.spec.path for module in modules])
+    overrides = ScaleOverrides(scale=scale_override, alpha=alpha, rank=rank)
+    options = ReadOptions(overrides=overrides, partial=partial)
+    return AdapterReader(spec).read(Path(path), adapter_id, options)

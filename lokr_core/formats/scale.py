@@ -25,7 +25,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
+class ScaleOverrides:
     """What the caller says in place of the file."""
 
     scale: float | None = None
@@ -71,7 +71,7 @@ class TrainerNotes:
 
 
 def config_scale(
-    module: ModuleTensors, form: DeltaForm, config: PeftConfig, overrides: Overrides
+    module: ModuleTensors, form: DeltaForm, config: PeftConfig, overrides: ScaleOverrides
 ) -> Scale:
     """Return the scale that PEFT applies: alpha / r always, even when both factors are full.
 
@@ -97,7 +97,7 @@ def config_scale(
     return Scale(value=alpha / rank, source=overrides.ratio_source(f"alpha/r of {CONFIG_NAME}"))
 
 
-def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: Overrides) -> Scale:
+def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: ScaleOverrides) -> Scale:
     """Return the scale of PEFT's tensors without PEFT's configuration, which only a caller knows.
 
     Raises:
@@ -115,7 +115,7 @@ def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: Overrides) -
 
 
 def file_scale(
-    module: ModuleTensors, form: DeltaForm, notes: TrainerNotes, overrides: Overrides
+    module: ModuleTensors, form: DeltaForm, notes: TrainerNotes, overrides: ScaleOverrides
 ) -> Scale:
     """Return the scale of the LyCORIS family: alpha / rank, but 1 when both factors are full.
 
@@ -142,7 +142,7 @@ def file_scale(
     return Scale(value=alpha / rank, source=source, caution=caution)
 
 
-def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: Overrides) -> Scale:
+def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: ScaleOverrides) -> Scale:
     """Return the scale of two full factors, whose alpha is a filler unless a dim proves it real."""
     if alpha is not None and notes.dim is not None and math.isfinite(alpha) and alpha > 0:
         value = alpha / notes.dim
@@ -161,14 +161,14 @@ def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: Overrides) 
     )
 
 
-def _scale_without_alpha(overrides: Overrides) -> Scale:
+def _scale_without_alpha(overrides: ScaleOverrides) -> Scale:
     if overrides.rank is not None:
         raise AdapterConfigError("rank", "is given, but the file has no alpha; give alpha too")
     return Scale(value=1.0, source="1: no alpha", caution="have no alpha and are left at scale 1")
 
 
 def _ratio_caution(
-    alpha: float, form: DeltaForm, notes: TrainerNotes, overrides: Overrides
+    alpha: float, form: DeltaForm, notes: TrainerNotes, overrides: ScaleOverrides
 ) -> str | None:
     if alpha == 0:
         return "have alpha 0 and so do nothing; give alpha or scale_override if that is wrong"

@@ -1,31 +1,23 @@
-"""AdapterSource: which files a path stands for, and the identity of what was read from them."""
+"""AdapterSource: the files that a path stands for."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from lokr_core.errors import AdapterFileError
-from lokr_core.formats.file import TensorFile, read_bytes, read_tensor_file
+from lokr_core.formats.file import FileContent, memory, read_bytes, read_file
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
 SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-VERSION_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AdapterSource:
     """The tensor file of an adapter, and PEFT's configuration beside it if there is one."""
 
-    tensor_file: TensorFile
+    file: FileContent
     config: bytes | None
-
-    def version(self, overrides: str) -> str:
-        """Return the first hex digits of a SHA-256 over the files' digests and the overrides."""
-        config = hashlib.sha256(self.config).hexdigest() if self.config is not None else ""
-        identity = f"{self.tensor_file.digest}/{config}/{overrides}"
-        return hashlib.sha256(identity.encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def default_id(path: Path) -> str:
@@ -46,8 +38,8 @@ def open_source(path: Path) -> AdapterSource:
     tensors_path = _tensors_path(path)
     config_path = tensors_path.with_name(CONFIG_NAME)
     has_config = tensors_path.name == TENSORS_NAME and config_path.exists()
-    config = bytes(read_bytes(config_path).numpy().data) if has_config else None
-    return AdapterSource(tensor_file=read_tensor_file(tensors_path), config=config)
+    config = bytes(memory(read_bytes(config_path))) if has_config else None
+    return AdapterSource(file=read_file(tensors_path), config=config)
 
 
 def _tensors_path(path: Path) -> Path:

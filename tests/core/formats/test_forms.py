@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lokr_core.formats import read_adapter
+from lokr_core.formats.forms import is_finite
 from lokr_core.layers.discover import discover
 from tests.core.formats.hand_made import draw, write
 
@@ -62,3 +63,20 @@ def test_lokr_of_any_form_is_scale_times_the_kronecker_product(
     delta = adapter.delta_weights()["proj.weight"]
     torch.testing.assert_close(delta, scale * torch.kron(left, right), rtol=1e-12, atol=1e-12)
     assert adapter.buffer.dtype == dtype
+
+
+@given(
+    size=st.integers(1, 200),
+    value=st.sampled_from([torch.nan, torch.inf, -torch.inf]),
+    dtype=DTYPES,
+    data=st.data(),
+)
+def test_one_bad_value_anywhere_is_found(
+    size: int, value: float, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    """The check is one pass over the extremes, in which NaN must not get lost."""
+    tensor = draw(size).to(dtype)
+
+    assert is_finite(tensor)
+    tensor[data.draw(st.integers(0, size - 1))] = value
+    assert not is_finite(tensor)
