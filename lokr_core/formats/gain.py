@@ -41,7 +41,8 @@ def read_gain(tensors: ModuleTensors, delta: DeltaWeights, dtype: torch.dtype) -
             f"of {spec.out_features} outputs and {spec.in_features} inputs",
         )
     eps = 0.0 if peft else torch.finfo(dtype).eps
-    gain = dora_gain(tensors.spec.weight, delta, magnitude.flatten(), axis, eps)
+    weight = tensors.spec.weight.cpu()  # where adapters are read, whatever the base runs on
+    gain = dora_gain(weight, delta, magnitude.flatten(), axis, eps)
     if not is_finite(gain.values):
         raise AdapterTensorError(entry.key, "belongs to a weight whose norm is zero")
     return gain
