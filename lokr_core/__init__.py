@@ -1,6 +1,9 @@
 """The algebra of LoKr adapters: read them, attach them to a model, apply them row by row."""
 
 from lokr_core.adapter import Adapter, AdapterInfo, ScaleSource
+from lokr_core.attach import Adapted, attach
+from lokr_core.cache import MergeCache
+from lokr_core.cost import MixCost
 from lokr_core.errors import (
     AdapterConfigError,
     AdapterError,
@@ -20,9 +23,12 @@ from lokr_core.errors import (
     UnsupportedModuleError,
 )
 from lokr_core.formats import AdapterReader, ReadOptions, ScaleOverrides, read_adapter
+from lokr_core.layers.plan import RowSpan
+from lokr_core.merge import MergedMix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id
 
 __all__ = [
+    "Adapted",
     "Adapter",
     "AdapterConfigError",
     "AdapterError",
@@ -39,16 +45,21 @@ __all__ = [
     "LokrError",
     "LossyMergeError",
     "MergeBudgetError",
+    "MergeCache",
     "MergeError",
+    "MergedMix",
+    "MixCost",
     "MixError",
     "MixPart",
     "ReadOptions",
     "RoutingError",
+    "RowSpan",
     "ScaleOverrides",
     "ScaleSource",
     "ShapeError",
     "UnmatchedKeysError",
     "UnsupportedModuleError",
+    "attach",
     "check_adapter_id",
     "read_adapter",
 ]

@@ -1,4 +1,4 @@
-"""Errors that lokr_core raises on purpose; each names the thing at fault and, where it can, the remedy."""
+"""Errors that lokr_core raises on purpose; each names the thing at fault, and often the remedy."""
 
 from collections.abc import Sequence
 

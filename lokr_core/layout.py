@@ -37,7 +37,7 @@ class TensorSlot:
     def view(self, buffer: Tensor) -> Tensor:
         """Return the tensor as a view of ``buffer`` [..., num_elements of the layout]."""
         flat = buffer.narrow(-1, self.offset, self.num_elements)
-        return flat.unflatten(-1, self.shape)
+        return flat.view(*flat.shape[:-1], *self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,10 @@ class GainSlot:
     values: TensorSlot
     axis: GainAxis
 
+    def view(self, buffer: Tensor) -> Gain:
+        """Return the gain as a view of ``buffer``."""
+        return Gain(values=self.values.view(buffer), axis=self.axis)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleLayout:
@@ -94,6 +98,7 @@ class ModuleLayout:
 
     delta: LokrSlots | HadamardSlots
     gain: GainSlot | None
+    leading_size: int  # elements from this module's leading factor to the next module's
 
     @property
     def leading(self) -> TensorSlot:
@@ -103,7 +108,7 @@ class ModuleLayout:
 
     def view(self, buffer: Tensor, scale: float) -> ModuleWeights:
         """Return the module's weights as views of ``buffer``."""
-        gain = self.gain and Gain(values=self.gain.values.view(buffer), axis=self.gain.axis)
+        gain = self.gain.view(buffer) if self.gain is not None else None
         return ModuleWeights(delta=self.delta.view(buffer, scale), gain=gain)
 
 
@@ -144,8 +149,12 @@ class _Packer:
     def place(self, tensor: Tensor) -> TensorSlot:
         slot = TensorSlot(offset=self.end, shape=tuple(tensor.shape))
         self.tensors.append((slot, tensor))
-        self.end += -(-tensor.numel() // self.alignment) * self.alignment
+        self.end += self.aligned(tensor.numel())
         return slot
+
+    def aligned(self, num_elements: int) -> int:
+        """Return the number of elements that a tensor takes up."""
+        return -(-num_elements // self.alignment) * self.alignment
 
 
 def _factor_tensors(factor: Factor) -> tuple[Tensor] | tuple[Tensor, Tensor]:
@@ -190,10 +199,10 @@ def _place_module(packer: _Packer, weights: ModuleWeights, leading: TensorSlot) 
         delta = LokrSlots(w1=placed[0], w2=placed[1])
     else:
         delta = HadamardSlots(left=placed[0], right=placed[1])
-    gain = weights.gain and GainSlot(
-        values=packer.place(weights.gain.values), axis=weights.gain.axis
-    )
-    return ModuleLayout(delta=delta, gain=gain)
+    gain = None
+    if weights.gain is not None:
+        gain = GainSlot(values=packer.place(weights.gain.values), axis=weights.gain.axis)
+    return ModuleLayout(delta=delta, gain=gain, leading_size=packer.aligned(leading.num_elements))
 
 
 def pack(modules: Mapping[str, ModuleWeights]) -> PackedFactors:

@@ -5,6 +5,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from lokr_core.ops.contraction import Side, cheapest_steps
 from lokr_core.weights import (
     DeltaWeights,
     Gain,
@@ -72,3 +73,30 @@ def dora_gain(
 def _along(gain: Gain) -> Tensor:
     """Return the gain so that it broadcasts over a weight [O, I]."""
     return gain.values[:, None] if gain.axis is GainAxis.OUTPUT else gain.values[None, :]
+
+
+def lokr_linear(x: Tensor, weights: LokrWeights) -> Tensor:
+    """Return ``x @ delta_weight(weights).mT`` without forming the delta.
+
+    Args:
+        x: Activations, [..., N, I1 * I2]; leading dimensions match those of the factors.
+        weights: Factors w1 [..., O1, I1] and w2 [..., O2, I2].
+
+    Returns:
+        [..., N, O1 * O2], in the dtype of x.
+    """
+    grid = x.reshape(*x.shape[:-1], weights.w1.shape[1], weights.w2.shape[1])  # [..., N, I1, I2]
+    for step in cheapest_steps(weights):
+        matrix = step.matrix.to(x.dtype).unsqueeze(-3)  # [..., 1, out, in]
+        grid = matrix @ grid if step.side is Side.LEFT else grid @ matrix.mT
+    return weights.scale * grid.flatten(-2)
+
+
+def delta_linear(x: Tensor, weights: DeltaWeights) -> Tensor:
+    """Return ``x @ delta_weight(weights).mT`` [..., N, O] in the cheapest form of the delta."""
+    match weights:
+        case LokrWeights():
+            return lokr_linear(x, weights)
+        case HadamardWeights():
+            return x @ delta_weight(weights, x.dtype).mT
+    assert_never(weights)

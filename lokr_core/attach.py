@@ -1,0 +1,217 @@
+"""attach: make a model apply adapters, row by row."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+from torch import nn
+
+from lokr_core.adapter import Adapter
+from lokr_core.cache import MergeCache
+from lokr_core.cost import CostModel, MixCost
+from lokr_core.errors import LokrError, RoutingError
+from lokr_core.layers.bank import Banks
+from lokr_core.layers.discover import discover
+from lokr_core.layers.linear import RoutedLinear
+from lokr_core.layers.plan import Planner, RowPlan, RowSpan
+from lokr_core.layers.routing import Router, RowOrder, SampleRouting, TokenRouting
+from lokr_core.merge import MergedMix, merge_mix
+from lokr_core.mix import AdapterMix, AdapterRef, Apply
+from lokr_core.pool import AdapterPool
+from lokr_core.spec import ModelSpec
+
+DEFAULT_MERGE_CACHE_BYTES = 2**31
+DEFAULT_BANK_BYTES = 2**30
+_KEPT_PLANS = 8
+
+ApplyWord = Literal["auto", "unmerged", "merged"]
+
+
+class Adapted:
+    """A model that applies adapters; made by :func:`attach`.
+
+    Adapters may be added, removed and merged by any thread while another runs the model.
+    """
+
+    def __init__(
+        self, model: nn.Module | Mapping[str, nn.Module], *, merge_cache_bytes: int, bank_bytes: int
+    ) -> None:
+        self.model = model
+        self.spec: ModelSpec = discover(model)
+        self.merges = MergeCache(merge_cache_bytes)
+        self._pool = AdapterPool()
+        self._banks = Banks(max_bytes=bank_bytes, dtype=self.spec.compute_dtype)
+        self._planner = Planner(self._pool, self._banks)
+        self._costs = CostModel(self._pool, self.spec)
+        self._router = Router()
+        self._plans: dict[tuple[RowSpan, ...], RowPlan | None] = {}
+        self._removed: list[AdapterRef] = []
+        for path, module in self.spec.modules.items():
+            if isinstance(module.module.__dict__.get("forward"), RoutedLinear):
+                raise LokrError(f"module {path!r} is attached already; detach it first")
+        for module in self.spec.modules.values():
+            if module.refusal is None:
+                RoutedLinear(module, module.module.forward, self._router).install()
+
+    def add(self, adapter: Adapter) -> None:
+        """Make an adapter usable; adding it twice changes nothing.
+
+        Raises:
+            LokrError: It was read for another model.
+        """
+        if adapter.spec is not self.spec:
+            raise LokrError(f"adapter {adapter.ref.adapter_id!r} was read for another model")
+        self._pool.add(adapter)
+
+    def remove(self, ref: AdapterRef) -> None:
+        """Forget an adapter and everything made of it.
+
+        Raises:
+            AdapterNotAddedError: It was not added.
+            AdapterInUseError: A forward is using it.
+        """
+        self._pool.remove(ref)
+        self.merges.discard_adapter(ref)
+        self._removed.append(ref)
+
+    def detach(self) -> None:
+        """Give the model back as it was."""
+        for module in self.spec.modules.values():
+            routed = module.module.__dict__.get("forward")
+            if isinstance(routed, RoutedLinear):
+                routed.restore()
+
+    def check(self, mix: AdapterMix) -> None:
+        """Check that a mix can be applied.
+
+        Raises:
+            AdapterNotAddedError: One of its adapters was not added.
+            MixError: A pattern matches no module that its adapter changes, or two disagree.
+        """
+        self._pool.check(mix)
+
+    def cost(self, mix: AdapterMix) -> MixCost:
+        """Return what a mix costs, counted from shapes."""
+        return self._costs.of(mix)
+
+    def merge(self, mix: AdapterMix) -> MergedMix:
+        """Return the merged weights of a mix, without keeping them."""
+        return merge_mix(mix, self._pool, self.spec)
+
+    @contextmanager
+    def using(
+        self,
+        mixes: AdapterMix | Sequence[AdapterMix],
+        apply: ApplyWord = "auto",
+        rows: RowOrder | None = None,
+    ) -> Iterator[None]:
+        """Run the model's forwards inside the context with these mixes.
+
+        Args:
+            mixes: One mix for each sample of the batch, or one for all.
+            apply: ``"unmerged"``, ``"merged"``, or ``"auto"``: merged where the merge cache holds
+                the mix already, else unmerged.
+            rows: How rows are repeated where a module sees a multiple of the batch:
+                ``"interleave"`` if each sample's rows lie together, ``"tile"`` if the whole batch
+                is repeated.
+
+        Raises:
+            AdapterNotAddedError: A mix names an adapter that was not added.
+            MixError: A mix does not fit its adapters.
+            MergeBudgetError: A merged mix does not fit the merge cache.
+            RoutingError: From a forward, where rows cannot be matched to mixes.
+        """
+        batch = [mixes] if isinstance(mixes, AdapterMix) else list(mixes)
+        if not batch:
+            raise RoutingError("no mix was given; AdapterMix() is the base model")
+        for mix in set(batch):
+            self.check(mix)
+        with ExitStack() as stack:
+            stack.enter_context(self._pool.hold(batch))
+            ways = {mix: self._lease_merged(mix, apply, stack) for mix in set(batch)}
+            routing = SampleRouting(
+                [(mix, ways[mix]) for mix in batch],
+                {mix: self._changed(mix) for mix in ways},
+                self._plan,
+                rows,
+            )
+            stack.enter_context(self._router.activate(routing))
+            yield
+
+    @contextmanager
+    def route(
+        self,
+        spans: Sequence[RowSpan],
+        head: tuple[str, Sequence[RowSpan]] | None = None,
+    ) -> Iterator[None]:
+        """Run a forward over packed tokens inside the context.
+
+        The caller holds the adapters, and the merged mixes, for as long as the forward runs.
+
+        Args:
+            spans: The mix of each run of consecutive tokens, all flattened rows in order.
+            head: Path of the output head, and the spans of the rows that it sees.
+        """
+        head_path, head_spans = head if head is not None else (None, ())
+        routing = TokenRouting(
+            tokens=self._kept_plan(tuple(spans)),
+            head=self._kept_plan(tuple(head_spans)) if head_spans else None,
+            head_path=head_path,
+            num_rows=sum(span.num_rows for span in spans),
+        )
+        with self._router.activate(routing):
+            yield
+
+    def _kept_plan(self, spans: tuple[RowSpan, ...]) -> RowPlan | None:
+        """Return a plan, the same one again while the rows and the banks stay as they are."""
+        known = self._plans.pop(spans, None)
+        plan = known if known is not None and known.is_current else self._plan(spans)
+        self._plans[spans] = plan
+        while len(self._plans) > _KEPT_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def _plan(self, spans: Sequence[RowSpan]) -> RowPlan | None:
+        while self._removed:
+            self._banks.discard(self._removed.pop())
+            self._plans.clear()
+        merged = {
+            span.mix: self.merges.get(span.mix)
+            for span in spans
+            if span.apply is Apply.MERGED and not span.mix.is_base
+        }
+        return self._planner.plan(spans, merged)
+
+    def _lease_merged(self, mix: AdapterMix, apply: ApplyWord, stack: ExitStack) -> Apply:
+        """Lease the merged weights of a mix where it is to be applied merged."""
+        if mix.is_base or apply == "unmerged":
+            return Apply.UNMERGED
+        if not self.merges.acquire(mix):
+            if apply == "auto":
+                return Apply.UNMERGED
+            self.merges.put(mix, self.merge(mix))
+        stack.callback(self.merges.release, mix)
+        return Apply.MERGED
+
+    def _changed(self, mix: AdapterMix) -> frozenset[str]:
+        """Return the paths of the modules that a mix changes."""
+        return frozenset(path for p in mix.parts for path in self._pool.get(p.ref).layout.modules)
+
+
+def attach(
+    model: nn.Module | Mapping[str, nn.Module],
+    *,
+    merge_cache_bytes: int = DEFAULT_MERGE_CACHE_BYTES,
+    bank_bytes: int = DEFAULT_BANK_BYTES,
+) -> Adapted:
+    """Make a model apply adapters, in place.
+
+    Args:
+        model: A module, a mapping of modules by component name, or a diffusers pipeline.
+        merge_cache_bytes: Bound of the cache of merged weights.
+        bank_bytes: Bound of the copies of active adapters that batched products read.
+
+    Raises:
+        LokrError: The object is no model, has no linear module, or is attached already.
+    """
+    return Adapted(model, merge_cache_bytes=merge_cache_bytes, bank_bytes=bank_bytes)

@@ -1,0 +1,121 @@
+"""Group: the entries of one layout in a forward, applied together at each module."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lokr_core.layers.bank import part_weights
+from lokr_core.layout import AdapterLayout
+from lokr_core.mix import MixPart
+from lokr_core.ops.batched import BatchedDelta, batched
+from lokr_core.spec import ModuleSpec
+from lokr_core.weights import Gain, GainAxis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupRows:
+    """Where a group's rows lie in the forward, E entries of L rows each."""
+
+    span: slice | None  # set where the rows are consecutive, in order and without padding
+    gather: Tensor  # [E * L] row of each place; padding repeats the entry's first row
+    filled: Tensor | None  # places that are no padding; None where all are
+
+    @classmethod
+    def of(cls, entries: Sequence[Tensor]) -> "GroupRows":
+        """Lay out the rows of each entry, padded to the longest."""
+        length = max(len(rows) for rows in entries)
+        padded = [torch.cat((rows, rows[:1].expand(length - len(rows)))) for rows in entries]
+        gather = torch.cat(padded)
+        counts = torch.tensor([len(rows) for rows in entries])
+        is_filled = (torch.arange(length) < counts[:, None]).flatten()
+        if not bool(is_filled.all()):
+            return cls(span=None, gather=gather, filled=is_filled.nonzero().squeeze(1))
+        start, end = int(gather[0]), int(gather[0]) + len(gather)
+        in_order = torch.equal(gather, torch.arange(start, end))
+        return cls(span=slice(start, end) if in_order else None, gather=gather, filled=None)
+
+
+class Group:
+    """Adapters of one layout and the rows that they change."""
+
+    def __init__(
+        self,
+        *,
+        layout: AdapterLayout,
+        storage: Tensor,
+        parts: Sequence[MixPart],
+        rows: GroupRows,
+    ) -> None:
+        self.layout = layout
+        self._storage = storage  # [E, num_elements], scale and weight folded in
+        self._parts = parts
+        self._rows = rows
+        self._has_unique_rows = rows.filled is None and len(rows.gather.unique()) == len(
+            rows.gather
+        )
+        self._prepared: dict[str, tuple[BatchedDelta, Gain | None]] = {}
+
+    def add_to(self, out: Tensor, x: Tensor, base: Tensor, module: ModuleSpec) -> None:
+        """Add the group's change of one module to ``out``, in place.
+
+        Args:
+            out: Output so far, [N, O].
+            x: Activations, [N, I].
+            base: Output of the base, [N, O]; read only where an adapter has a gain.
+            module: The module.
+        """
+        delta, gain = self._at(module.path)
+        rows = self._rows
+        if gain is not None:
+            self._add_rows(out, self._gained(delta, gain, module, x, base))
+        elif rows.span is not None:
+            delta.add_to(out[rows.span], x[rows.span])
+        elif self._has_unique_rows:
+            changed = out.index_select(0, rows.gather)
+            delta.add_to(changed, x.index_select(0, rows.gather))
+            out.index_copy_(0, rows.gather, changed)
+        else:
+            self._add_rows(out, delta.product(x.index_select(0, rows.gather)))
+
+    def _add_rows(self, out: Tensor, change: Tensor) -> None:
+        """Add a change [E * L, O] to the rows that it belongs to, and to no other."""
+        filled = self._rows.filled
+        if filled is None:
+            out.index_add_(0, self._rows.gather, change)
+        else:
+            out.index_add_(0, self._rows.gather[filled], change[filled])
+
+    def _at(self, path: str) -> tuple[BatchedDelta, Gain | None]:
+        found = self._prepared.get(path)
+        if found is None:
+            weights = self.layout.modules[path].view(self._storage, 1.0)
+            found = batched(weights.delta), weights.gain
+            self._prepared[path] = found
+        return found
+
+    def _gained(
+        self, delta: BatchedDelta, gain: Gain, module: ModuleSpec, x: Tensor, base: Tensor
+    ) -> Tensor:
+        """Return ``weight * (W' x − W x)`` [E * L, O] for W' = gain * (W + delta).
+
+        The delta's product carries the weight already; the base's share is weighted here.
+        """
+        gather = self._rows.gather
+        length = len(gather) // len(self._parts)
+        values = gain.values.repeat_interleave(length, 0)  # [E * L, O] or [E * L, I]
+        weight = self._weights(module.path).to(values).repeat_interleave(length)[:, None]
+        rows = x.index_select(0, gather)
+        if gain.axis is GainAxis.INPUT:
+            product = rows * (values - 1) @ module.weight.to(rows.dtype).mT
+            return delta.product(rows * values) + weight * product
+        plain = base.index_select(0, gather)
+        if module.bias is not None:
+            plain = plain - module.bias.to(plain.dtype)
+        return values * delta.product(rows) + weight * (values - 1) * plain
+
+    def _weights(self, path: str) -> Tensor:
+        """Return each entry's weight on a module, [E]."""
+        index = list(self.layout.modules).index(path)
+        return torch.stack([part_weights(part, self.layout)[index] for part in self._parts])

@@ -1,0 +1,129 @@
+"""Routing: which mix each row of the current forward carries, for whoever drives the forward."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from lokr_core.errors import RoutingError
+from lokr_core.layers.plan import RowPlan, RowSpan
+from lokr_core.mix import AdapterMix, Apply
+
+RowOrder = Literal["interleave", "tile"]
+Plan = Callable[[Sequence[RowSpan]], RowPlan | None]
+
+
+class Routing(Protocol):
+    """Answers, for a module and its input, what is to be done for each row."""
+
+    def plan(self, path: str, x: Tensor) -> RowPlan | None:
+        """Return the plan for the rows of ``x`` [..., I], or None if the base serves them all.
+
+        Raises:
+            RoutingError: The rows cannot be matched to the mixes; the message names the module.
+        """
+        ...
+
+
+class Router:
+    """Holds the routing of the forward that runs now, for each thread or task by itself."""
+
+    def __init__(self) -> None:
+        self._current: ContextVar[Routing | None] = ContextVar("routing", default=None)
+
+    @property
+    def current(self) -> Routing | None:
+        """The routing in force, if there is one."""
+        return self._current.get()
+
+    @contextmanager
+    def activate(self, routing: Routing) -> Iterator[None]:
+        """Route the forwards inside the context."""
+        token = self._current.set(routing)
+        try:
+            yield
+        finally:
+            self._current.reset(token)
+
+
+class SampleRouting:
+    """One mix for each sample of a batch, or one for all."""
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[AdapterMix, Apply]],
+        changes: Mapping[AdapterMix, frozenset[str]],
+        plan: Plan,
+        order: RowOrder | None,
+    ) -> None:
+        self._samples = samples
+        self._is_uniform = len(set(samples)) == 1
+        self._changed = frozenset[str]().union(*changes.values())
+        self._plan = plan
+        self._order = order
+        self._plans: dict[tuple[int, int], RowPlan | None] = {}
+
+    def plan(self, path: str, x: Tensor) -> RowPlan | None:
+        """Return the plan for an input whose leading size is the samples' or a multiple of it."""
+        if path not in self._changed:
+            return None
+        num_rows = x.numel() // x.shape[-1]
+        leading = x.shape[0] if x.ndim > 1 else 1
+        known = self._plans.get((leading, num_rows))
+        if known is not None and known.is_current:
+            return known
+        plan = self._plan(self._spans(path, leading, num_rows))
+        self._plans[leading, num_rows] = plan
+        return plan
+
+    def _spans(self, path: str, leading: int, num_rows: int) -> list[RowSpan]:
+        if self._is_uniform:
+            mix, apply = self._samples[0]
+            return [RowSpan(mix=mix, apply=apply, num_rows=num_rows)]
+        samples = self._expanded(path, leading)
+        each = num_rows // leading
+        return [RowSpan(mix=mix, apply=apply, num_rows=each) for mix, apply in samples]
+
+    def _expanded(self, path: str, leading: int) -> list[tuple[AdapterMix, Apply]]:
+        """Return the mix of each of the leading rows."""
+        count = len(self._samples)
+        if leading == count:
+            return list(self._samples)
+        if leading % count:
+            raise RoutingError(
+                f"module {path!r} sees {leading} rows for {count} mixes: not a multiple"
+            )
+        repeats = leading // count
+        if self._order is None:
+            raise RoutingError(
+                f"module {path!r} sees {leading} rows for {count} mixes; declare "
+                "rows='interleave' if each sample's rows lie together, "
+                "or rows='tile' if the whole batch is repeated"
+            )
+        if self._order == "tile":
+            return list(self._samples) * repeats
+        return [sample for sample in self._samples for _ in range(repeats)]
+
+
+class TokenRouting:
+    """Packed tokens: spans of consecutive tokens, and the tokens that the head sees."""
+
+    def __init__(
+        self, *, tokens: RowPlan | None, head: RowPlan | None, head_path: str | None, num_rows: int
+    ) -> None:
+        self._tokens = tokens
+        self._head = head
+        self._head_path = head_path
+        self._num_rows = num_rows
+
+    def plan(self, path: str, x: Tensor) -> RowPlan | None:
+        """Return the tokens' plan, or for the head that of the tokens it sees."""
+        if path == self._head_path:
+            return self._head
+        if self._tokens is not None and x.numel() // x.shape[-1] != self._num_rows:
+            raise RoutingError(
+                f"module {path!r} sees {x.numel() // x.shape[-1]} rows of {self._num_rows} tokens"
+            )
+        return self._tokens
