@@ -9,8 +9,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from lokr_core import AdapterMix
-from lokr_core.cost import MixCost
+from lokr_core import AdapterMix, MixCost
 
 # Multiply-adds in the time of reading one byte. CPU: one core of a server, 27 G/s in float32
 # products of 256 rows against 16 GB/s. CUDA: an H200, 495 T/s in bfloat16 against 4.8 TB/s.

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -93,7 +93,3 @@ class SharedCalls(Generic[Key, Value]):
     def __contains__(self, key: Key) -> bool:
         """Whether a call of this key is running."""
         return key in self._calls
-
-    def __iter__(self) -> Iterator[Key]:
-        """Iterate over the keys of the running calls."""
-        return iter(self._calls)

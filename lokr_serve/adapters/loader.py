@@ -1,0 +1,142 @@
+"""AdapterLoader: brings adapters from the store to the device, each once for all who wait."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lokr_core import (
+    Adapter,
+    AdapterError,
+    AdapterReader,
+    LokrError,
+    ReadOptions,
+    ScaleOverrides,
+)
+from lokr_core.spec import ModelSpec
+from lokr_serve.adapters.host import HostCopy, HostTier, pin
+from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.adapters.store import TENSOR_SUFFIX, AdapterStore, fingerprint
+from lokr_serve.adapters.workers import SharedCalls, Workers
+from lokr_serve.config import AdapterSettings
+from lokr_serve.errors import AdapterBudgetError, DigestMismatchError
+from lokr_serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+
+class AdapterLoader:
+    """Loads in the workers; what it returns is not yet added to the model.
+
+    On the CPU the device's memory is the host's, so there is one tier and no second copy; else
+    each adapter is kept in host memory too, so that its next load is one transfer.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AdapterStore,
+        spec: ModelSpec,
+        workers: Workers,
+        settings: AdapterSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._reader = AdapterReader(spec)
+        self._device = next(iter(spec.modules.values())).weight.device
+        self._host = None if self._device.type == "cpu" else HostTier(settings.host_bytes)
+        self._max_bytes = settings.device_bytes
+        self._metrics = metrics
+        self._calls: SharedCalls[LoadRequest, Adapter] = SharedCalls(workers)
+
+    def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:
+        """Begin a load, or share the one that is running; wait for it with ``join``.
+
+        It fails with an AdapterError, SourceError, DigestMismatchError or AdapterBudgetError.
+        """
+        return self._calls.start(request, lambda: self._load(request))
+
+    def host_bytes_of(self, adapter_id: str) -> int:
+        """Return the bytes of an id's copy in host memory; 0 where the tiers are one."""
+        return 0 if self._host is None else self._host.bytes_of(adapter_id)
+
+    def discard(self, adapter_id: str) -> None:
+        """Drop an id's copy in host memory."""
+        if self._host is not None:
+            self._host.discard(adapter_id)
+            self._report(self._host)
+
+    def _load(self, request: LoadRequest) -> Adapter:
+        """Load in a worker thread, whose outer edge this is."""
+        try:
+            return self._bring(request)
+        except LokrError:
+            self._metrics.adapter_load_failures.inc()
+            raise
+        except Exception as error:
+            self._metrics.adapter_load_failures.inc()
+            logger.exception("loading adapter %r failed unexpectedly", request.adapter_id)
+            raise AdapterError(f"source {request.source!r} cannot be read: {error}") from error
+
+    def _bring(self, request: LoadRequest) -> Adapter:
+        path = self._store.locate(request.source)
+        if self._host is None:
+            with self._timed("device"):
+                return self._read(path, request)
+        copy = self._host_copy(path, request, self._host)
+        with self._timed("device"):
+            return replace(copy, buffer=copy.buffer.to(self._device))
+
+    def _host_copy(self, path: Path, request: LoadRequest, host: HostTier) -> Adapter:
+        """Return the copy in host memory if the files are what they were, or read them."""
+        state = fingerprint(path)
+        kept = host.get(request, state)
+        if kept is not None:
+            return kept
+        with self._timed("host"):
+            adapter = pin(self._read(path, request))
+        host.put(HostCopy(adapter=adapter, request=request, fingerprint=state))
+        self._report(host)
+        return adapter
+
+    def _read(self, path: Path, request: LoadRequest) -> Adapter:
+        self._require_size(path, request)
+        given = request.overrides
+        options = ReadOptions(
+            overrides=ScaleOverrides(
+                scale=given.scale_override, alpha=given.alpha, rank=given.rank
+            ),
+            partial=given.partial,
+        )
+        adapter = self._reader.read(path, request.adapter_id, options)
+        found = adapter.info.digest
+        if request.digest is not None and request.digest.lower() != found:
+            raise DigestMismatchError(request.source, expected=request.digest, found=found)
+        return adapter
+
+    def _require_size(self, path: Path, request: LoadRequest) -> None:
+        """Refuse what cannot fit before memory is taken for it; a partial read may take less."""
+        files = path.glob(f"*{TENSOR_SUFFIX}") if path.is_dir() else [path]
+        num_bytes = sum(file.stat().st_size for file in files)
+        if num_bytes > self._max_bytes + MAX_HEADER_BYTES and not request.overrides.partial:
+            raise AdapterBudgetError(
+                f"adapter {request.adapter_id!r}",
+                needed_bytes=num_bytes,
+                budget_bytes=self._max_bytes,
+                tier="device",
+            )
+
+    @contextmanager
+    def _timed(self, tier: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._metrics.adapter_load_seconds.labels(tier).observe(time.perf_counter() - started)
+
+    def _report(self, host: HostTier) -> None:
+        self._metrics.adapters_resident.labels("host").set(len(host))
+        self._metrics.adapter_bytes.labels("host").set(host.num_bytes)

@@ -1,0 +1,129 @@
+"""Record: what the registry knows of one registered id."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from lokr_core import Adapter, AdapterInfo
+from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.errors import AdapterLoadFailedError
+from lokr_serve.types import AdapterFailure, AdapterState, AdapterStatus, ScaleReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownVersion:
+    """What the last load of an id found; outlives the adapter's stay in memory."""
+
+    version: str
+    num_modules: int
+    num_bytes: int
+    info: AdapterInfo
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "KnownVersion":
+        """Return what is worth knowing of an adapter without its factors."""
+        return cls(
+            version=adapter.ref.version,
+            num_modules=len(adapter.layout.modules),
+            num_bytes=adapter.num_bytes,
+            info=adapter.info,
+        )
+
+
+NEVER_LOADED = KnownVersion(
+    version="",
+    num_modules=0,
+    num_bytes=0,
+    info=AdapterInfo(format="", algorithms=(), digest="", num_parameters=0, scales=()),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedLoad:
+    """How the last load of an id failed, and when it may be tried again."""
+
+    failure: AdapterFailure
+    num_failures: int  # in a row
+    retry_at: float  # in the time of the event loop
+
+
+def failure_of(error: Exception) -> AdapterFailure:
+    """Return an error without its traceback, which would keep the tensors of the failed load.
+
+    The reason is the name of the error's class in words: ``ADAPTER_MISMATCH``.
+    """
+    words = re.findall("[A-Z][a-z]*", type(error).__name__.removesuffix("Error"))
+    return AdapterFailure(reason="_".join(words).upper(), message=str(error))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Record:
+    """One registered id; small, since there may be many thousands, and changed by the registry."""
+
+    request: LoadRequest
+    is_from_directory: bool
+    created: datetime
+    idle_since: float  # in the time of the event loop; what a time to live is counted from
+    ttl_seconds: float = 0.0  # 0 never expires
+    last_used: datetime | None = None
+    is_draining: bool = False
+    known: KnownVersion = NEVER_LOADED
+    failed: FailedLoad | None = None
+
+    def require_retry(self, now: float) -> None:
+        """Check that the id may be loaded now.
+
+        Raises:
+            AdapterLoadFailedError: Its last load failed, and it is too early for another.
+        """
+        if self.failed is not None and now < self.failed.retry_at:
+            raise AdapterLoadFailedError(
+                self.request.adapter_id, self.failed.failure.message, self.failed.retry_at - now
+            )
+
+    def has_content(self, request: LoadRequest, version: str, *, is_resident: bool) -> bool:
+        """Whether what a request loaded is what the id stands for already.
+
+        An id that is not in memory stands for whatever its source holds now.
+        """
+        is_same_source = (self.request.source, self.request.overrides) == (
+            request.source,
+            request.overrides,
+        )
+        return self.known.version == version or (is_same_source and not is_resident)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an id takes and does at the moment."""
+
+    state: AdapterState
+    pinned: bool
+    device_bytes: int
+    host_bytes: int
+    in_flight: int
+
+
+def describe(record: Record, usage: Usage) -> AdapterStatus:
+    """Return a registered id as an operator sees it."""
+    info, is_failed = record.known.info, usage.state is AdapterState.FAILED
+    return AdapterStatus(
+        adapter_id=record.request.adapter_id,
+        version=record.known.version,
+        digest=info.digest,
+        state=usage.state,
+        source=record.request.source,
+        format=info.format,
+        algorithms=info.algorithms,
+        num_modules=record.known.num_modules,
+        num_parameters=info.num_parameters,
+        device_bytes=usage.device_bytes,
+        host_bytes=usage.host_bytes,
+        scales=[ScaleReport(source=s.source, num_modules=s.num_modules) for s in info.scales],
+        in_flight=usage.in_flight,
+        pinned=usage.pinned,
+        created=record.created,
+        last_used=record.last_used,
+        warnings=info.warnings,
+        error=record.failed.failure if record.failed and is_failed else None,
+    )

@@ -1,0 +1,266 @@
+"""AdapterRegistry: every adapter that the server knows, from registration to unload."""
+
+import asyncio
+import builtins
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+from lokr_core import Adapted, AdapterRef, Apply
+from lokr_serve.adapters.catalogue import Catalogue
+from lokr_serve.adapters.holders import LeaseBook
+from lokr_serve.adapters.leasing import (
+    Lease,
+    build_mix,
+    check_parts,
+    is_used,
+    require_adapter_id,
+    require_seconds,
+)
+from lokr_serve.adapters.loader import AdapterLoader
+from lokr_serve.adapters.merging import MixMerger
+from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
+from lokr_serve.adapters.store import AdapterStore
+from lokr_serve.adapters.workers import Workers, join
+from lokr_serve.config import AdapterSettings
+from lokr_serve.errors import AdapterExistsError, AdapterUnloadedError
+from lokr_serve.metrics import AdapterActivity, Metrics
+from lokr_serve.types import (
+    AdapterOverrides,
+    AdapterStatus,
+    AdapterWeight,
+    ApplyMode,
+    LoadSpec,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_ACTIVITY_IDS = 256  # in the gateways' series, where they share one label
+
+
+class AdapterRegistry:
+    """Registers, loads, leases and unloads adapters.
+
+    Lives on the event loop, where all of its state changes, each change in one step without an
+    ``await``; files are read and mixes merged in threads of its own.
+    """
+
+    def __init__(self, *, adapted: Adapted, settings: AdapterSettings, metrics: Metrics) -> None:
+        self._adapted = adapted
+        self._settings = settings
+        self._metrics = metrics
+        self._store = AdapterStore(settings.directory)
+        self._workers = Workers(settings.max_loads)
+        self._leases = LeaseBook()
+        self._num_running = 0  # leases of any mix, the base model included
+        self._residency = Residency(
+            adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
+        )
+        self._merger = MixMerger(
+            adapted=adapted, workers=self._workers, settings=settings, metrics=metrics
+        )
+        loader = AdapterLoader(
+            store=self._store,
+            spec=adapted.spec,
+            workers=self._workers,
+            settings=settings,
+            metrics=metrics,
+        )
+        self._catalogue = Catalogue(
+            loader=loader, residency=self._residency, leases=self._leases, settings=settings
+        )
+
+    async def scan(self) -> None:
+        """Register what lies in the adapter folder; ids that are known already stay as they are.
+
+        Raises:
+            SettingsError: The adapter folder does not exist.
+        """
+        found = await join(self._workers.submit(self._store.scan))
+        for problem in found.problems:
+            logger.warning("not registered: %s", problem)
+        overrides = AdapterOverrides()
+        for adapter_id, source in found.sources.items():
+            if adapter_id not in self._catalogue:
+                request = LoadRequest(adapter_id=adapter_id, source=source, overrides=overrides)
+                self._catalogue.register(request, is_from_directory=True)
+        logger.info("%d adapters are registered", len(self._catalogue))
+
+    async def load(self, spec: LoadSpec) -> AdapterStatus:
+        """Register an adapter and make it ready; a failure leaves everything as it was.
+
+        To load the content that an id has already changes nothing, except that a pin is added
+        and a time to live set if the request has them.
+
+        Raises:
+            InvalidRequestError: The id or the time to live is malformed.
+            SourceError, DigestMismatchError, AdapterError: It cannot be read or does not fit.
+            AdapterExistsError: The id has other content, and ``replace`` is not set.
+            AdapterDrainingError: The id is being unloaded.
+            AdapterBudgetError: There is no room, or not for a pin.
+        """
+        require_adapter_id("adapter_id", spec.adapter_id)
+        require_seconds("ttl", spec.ttl_seconds)
+        self._catalogue.find(spec.adapter_id)
+        request = LoadRequest(
+            adapter_id=spec.adapter_id,
+            source=spec.source,
+            overrides=spec.overrides,
+            digest=spec.digest,
+        )
+        adapter = await self._catalogue.read(request)
+        record = self._catalogue.find(spec.adapter_id)
+        resident = self._residency.get(spec.adapter_id)
+        if record is not None and not spec.replace:
+            version, is_resident = adapter.ref.version, resident is not None
+            if not record.has_content(request, version, is_resident=is_resident):
+                raise AdapterExistsError(spec.adapter_id)
+            request = record.request
+        pinned = spec.pinned or (resident is not None and resident.is_pinned)
+        record = self._catalogue.publish(request, adapter, pinned=pinned)
+        if spec.ttl_seconds is not None:
+            self._catalogue.set_ttl(record, spec.ttl_seconds)
+        return self.get(spec.adapter_id)
+
+    async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
+        """Take an id out of service, wait for its requests, and free it; files are not touched.
+
+        Should the wait fail or be cancelled, the id serves again.
+
+        Args:
+            adapter_id: The id.
+            drain_seconds: How long its requests may take to end by themselves.
+            force: End them then, by the ``ended`` of their leases.
+
+        Returns:
+            The bytes of the version that was in memory.
+
+        Raises:
+            AdapterNotFoundError: The id is not registered.
+            AdapterDrainingError: It is being unloaded already.
+            AdapterBusyError: It still has requests, and they are not to be ended by force.
+        """
+        require_seconds("drain_timeout", drain_seconds)
+        record = self._catalogue.get(adapter_id)
+        record.is_draining = True
+        try:
+            await self._leases.drain(adapter_id, drain_seconds=drain_seconds, force=force)
+        finally:
+            record.is_draining = False
+        return self._catalogue.remove(adapter_id, LeaveReason.UNLOAD)
+
+    def get(self, adapter_id: str) -> AdapterStatus:
+        """Return what is known of an id.
+
+        Raises:
+            AdapterNotFoundError: The id is not registered.
+        """
+        return self._catalogue.describe(adapter_id)
+
+    def list(self, *, prefix: str = "") -> builtins.list[AdapterStatus]:
+        """Return what is known of every id that starts with ``prefix``, sorted by id."""
+        ids = sorted(adapter_id for adapter_id in self._catalogue if adapter_id.startswith(prefix))
+        return [self.get(adapter_id) for adapter_id in ids]
+
+    async def update(
+        self, adapter_id: str, *, pinned: bool | None, ttl_seconds: float | None
+    ) -> AdapterStatus:
+        """Change what is not None; a pin loads the adapter, a time to live of 0 never ends.
+
+        Raises:
+            InvalidRequestError: The time to live is malformed.
+            AdapterNotFoundError, AdapterDrainingError: The id takes no requests.
+            AdapterLoadFailedError: It is to be pinned and cannot be loaded.
+            AdapterBudgetError: It is to be pinned and there is no room.
+        """
+        require_seconds("ttl", ttl_seconds)
+        record = self._catalogue.get(adapter_id)
+        if pinned is not None:
+            await self._catalogue.pin(adapter_id, pinned=pinned)
+            record = self._catalogue.get(adapter_id)
+        if ttl_seconds is not None:
+            self._catalogue.set_ttl(record, ttl_seconds)
+        return self.get(adapter_id)
+
+    @asynccontextmanager
+    async def lease(
+        self, adapters: Sequence[AdapterWeight], mode: ApplyMode
+    ) -> AsyncIterator[Lease]:
+        """Hold the mix of a request ready to use: all of it, or nothing.
+
+        What is not in memory is loaded; nothing waits for room, so leases cannot wait for each
+        other. A lease must be given back only when the engine has dropped its rows.
+
+        Raises:
+            InvalidRequestError: The mix is malformed, or does not fit its adapters.
+            AdapterNotFoundError, AdapterDrainingError: An id takes no requests.
+            AdapterLoadFailedError: An adapter could not be loaded, now or a moment ago.
+            AdapterBudgetError: There is no room for an adapter, or for merged weights that the
+                mode asks for.
+            AdapterUnloadedError: An adapter was unloaded by force meanwhile.
+            LossyMergeError: The mode asks for a merge that rounding would spoil.
+        """
+        check_parts(adapters, self._settings.max_parts)
+        for part in adapters:
+            self._catalogue.get(part.adapter_id)
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        with ExitStack() as held:
+            held.enter_context(self._running())
+            used = [part.adapter_id for part in adapters if is_used(part)]
+            refs = await self._hold(used, ended, held)
+            mix = build_mix(adapters, refs, self._adapted)
+            apply = await self._merger.acquire(mix, mode, num_running=self._num_running)
+            if apply is Apply.MERGED:
+                held.callback(self._merger.release, mix)
+            if ended.done():
+                raise AdapterUnloadedError(ended.result())
+            yield Lease(mix=mix, apply=apply, ended=ended)
+
+    async def _hold(
+        self, ids: Iterable[str], ended: asyncio.Future[str], held: ExitStack
+    ) -> Mapping[str, AdapterRef]:
+        """Load what is missing, side by side, and keep each adapter until ``held`` is closed."""
+        missing = [adapter_id for adapter_id in ids if self._residency.get(adapter_id) is None]
+        begun = {adapter_id: self._catalogue.begin_load(adapter_id) for adapter_id in missing}
+        refs: dict[str, AdapterRef] = {}
+        for adapter_id in ids:
+            resident = await self._catalogue.load(adapter_id, begun.get(adapter_id))
+            held.enter_context(self._holding(resident, ended))
+            refs[adapter_id] = resident.ref
+        return refs
+
+    @contextmanager
+    def _holding(self, resident: Resident, ended: asyncio.Future[str]) -> Iterator[None]:
+        adapter_id = resident.ref.adapter_id
+        self._residency.lease(resident)
+        self._leases.add(adapter_id, ended)
+        self._catalogue.note_use(adapter_id)
+        self._metrics.adapter_requests.add(adapter_id)
+        try:
+            yield
+        finally:
+            self._residency.release(resident)
+            self._leases.remove(adapter_id, ended)
+            self._catalogue.note_use(adapter_id)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self._num_running += 1
+        try:
+            yield
+        finally:
+            self._num_running -= 1
+
+    def activity(self) -> AdapterActivity:
+        """Return which adapters are in memory, the last used first, and which are waited for."""
+        return AdapterActivity(
+            max_adapters=self._residency.capacity or len(self._catalogue),
+            resident=self._residency.recent(MAX_ACTIVITY_IDS),
+            waiting=self._catalogue.waiting[:MAX_ACTIVITY_IDS],
+        )
+
+    async def close(self) -> None:
+        """Stop the timer and the threads; loads that are waited for end in ShuttingDownError."""
+        self._catalogue.close()
+        await self._workers.close()
