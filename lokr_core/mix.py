@@ -67,10 +67,13 @@ class MixPart:
     module_weights: tuple[tuple[str, float], ...] = ()  # sorted by pattern
 
     def __post_init__(self) -> None:
-        """Check that every weight is a finite number."""
+        """Check that every weight is a finite number; sort patterns, and write -0.0 as 0.0."""
         for field, value in (("weight", self.weight), *self.module_weights):
             if not math.isfinite(value):
                 raise MixError(f"{self.ref.adapter_id}.{field}", f"{value} is not a finite number")
+        patterns = tuple(sorted((pattern, w + 0.0) for pattern, w in self.module_weights))
+        object.__setattr__(self, "weight", self.weight + 0.0)
+        object.__setattr__(self, "module_weights", patterns)
 
     @property
     def name(self) -> str:
@@ -137,9 +140,7 @@ class AdapterMix:
                 MixPart(
                     ref=ref,
                     weight=float(weight),
-                    module_weights=tuple(
-                        sorted((p, float(w)) for p, w in patterns.get(ref, {}).items())
-                    ),
+                    module_weights=tuple((p, float(w)) for p, w in patterns.get(ref, {}).items()),
                 )
                 for ref, weight in zip(refs, weights.values(), strict=True)
             )
