@@ -102,7 +102,8 @@ def _delta(out: int, inner: int, form: str, seed: int, rank: int) -> DeltaWeight
 
 def random_module(weight: Tensor, form: str, seed: int, rank: int = 2) -> ModuleWeights:
     """Return what an adapter of a form does to a module of a weight [O, I]."""
-    delta = _delta(*weight.shape, form, seed, rank)
+    out, inner = weight.shape
+    delta = _delta(out, inner, form, seed, rank)
     if not form.startswith("dora"):
         return ModuleWeights(delta=delta)
     axis = GainAxis.OUTPUT if form == "dora output" else GainAxis.INPUT
