@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
+# How long a load waits for the one before it. Most take a millisecond, and side by side they
+# would take no less in all but would each compete with the engine for the interpreter.
+MAX_TURN_SECONDS = 0.05
+
 
 class AdapterLoader:
     """Loads in the workers; what it returns is not yet added to the model.
@@ -52,6 +57,7 @@ class AdapterLoader:
         self._host = None if self._device.type == "cpu" else HostTier(settings.host_bytes)
         self._max_bytes = settings.device_bytes
         self._metrics = metrics
+        self._turns = threading.Lock()
         self._calls: SharedCalls[LoadRequest, Adapter] = SharedCalls(workers)
 
     def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:
@@ -113,7 +119,8 @@ class AdapterLoader:
             ),
             partial=given.partial,
         )
-        adapter = self._reader.read(path, request.adapter_id, options)
+        with self._turn():
+            adapter = self._reader.read(path, request.adapter_id, options)
         found = adapter.info.digest
         if request.digest is not None and request.digest.lower() != found:
             raise DigestMismatchError(request.source, expected=request.digest, found=found)
@@ -130,6 +137,16 @@ class AdapterLoader:
                 budget_bytes=self._max_bytes,
                 tier="device",
             )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let loads go one after the other while they are quick; a slow one is not waited for."""
+        has_turn = self._turns.acquire(timeout=MAX_TURN_SECONDS)
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._turns.release()
 
     @contextmanager
     def _timed(self, tier: str) -> Iterator[None]:

@@ -82,7 +82,6 @@ class Residency:
         Raises:
             AdapterBudgetError: It would not.
         """
-        self._sweep()
         current = self._current.get(adapter_id)
         freed_bytes = self._idle_bytes + self._lingering_bytes
         if current is not None and current.is_pinned and not current.num_leases:
@@ -107,6 +106,7 @@ class Residency:
             self._require_pinnable(adapter_id, adapter.num_bytes)
         current = self._current.get(adapter_id)
         if current is None or current.ref != adapter.ref:
+            self._sweep()
             needed_bytes = 0 if adapter.ref in self._leaving else adapter.num_bytes
             self.require_room(adapter_id, needed_bytes)
             self._adapted.add(adapter)

@@ -1,6 +1,5 @@
 """A tiny model, a folder of adapters made by a real trainer, and registries over both."""
 
-import asyncio
 import shutil
 import threading
 from collections import Counter
@@ -99,13 +98,6 @@ async def make_registry(
     yield make
     for registry in made:
         await registry.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what happens in a thread or a timer, of which nothing else tells."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 @dataclass(slots=True)

@@ -5,39 +5,19 @@ import threading
 from collections.abc import Callable
 
 import pytest
-import torch
 
 import lokr_core
-from lokr_core import Adapted, AdapterMix, Apply, LossyMergeError, MergedMix, MergeError
-from lokr_serve.adapters import AdapterRegistry, merging
+from lokr_core import Adapted, AdapterMix, Apply, MergedMix, MergeError
 from lokr_serve.errors import AdapterBudgetError, ShuttingDownError
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterWeight, ApplyMode
-from tests.serve.adapters.conftest import MakeRegistry, Store, until
-from tests.tiny import tiny_llama
-
-
-async def use(
-    registry: AdapterRegistry, mode: ApplyMode, adapter_id: str = "a", weight: float = 1.0
-) -> tuple[AdapterMix, Apply]:
-    """Lease an adapter, let go, and return what the lease said."""
-    parts = [AdapterWeight(adapter_id=adapter_id, weight=weight)]
-    async with registry.lease(parts, mode) as lease:
-        return lease.mix, lease.apply
-
-
-async def scanned(make_registry: MakeRegistry, store: Store, **fields: object) -> AdapterRegistry:
-    """Return a registry that knows the adapters a and b."""
-    store.write("a", seed=1)
-    store.write("b", seed=2)
-    registry = make_registry(**fields)
-    await registry.scan()
-    return registry
-
-
-def num_merges(metrics: Metrics) -> float | None:
-    """Return how many mixes were merged."""
-    return metrics.registry.get_sample_value("lokr_serve_merges_total")
+from tests.serve.adapters.callers import (
+    num_merges,
+    resolve,
+    scanned,
+    until,
+)
+from tests.serve.adapters.conftest import MakeRegistry, Store
 
 
 class MergeGate:
@@ -75,10 +55,10 @@ async def test_merged_on_request_is_kept_for_the_next(
     make_registry: MakeRegistry, store: Store, adapted: Adapted, metrics: Metrics
 ) -> None:
     """A request that pins merged gets it at once, and the second finds it there."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
-    mix, first = await use(registry, ApplyMode.MERGED)
-    _, second = await use(registry, ApplyMode.MERGED)
+    mix, first = await resolve(registry, ApplyMode.MERGED)
+    _, second = await resolve(registry, ApplyMode.MERGED)
 
     assert (first, second) == (Apply.MERGED, Apply.MERGED)
     assert mix in adapted.merges
@@ -93,9 +73,9 @@ async def test_unmerged_on_request_never_merges(
     make_registry: MakeRegistry, store: Store, metrics: Metrics
 ) -> None:
     """A pin holds whatever the traffic."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
-    applied = [(await use(registry, ApplyMode.UNMERGED))[1] for _ in range(5)]
+    applied = [(await resolve(registry, ApplyMode.UNMERGED))[1] for _ in range(5)]
 
     assert set(applied) == {Apply.UNMERGED}
     assert num_merges(metrics) == 0
@@ -105,9 +85,9 @@ async def test_requests_for_one_mix_merge_it_once(
     make_registry: MakeRegistry, store: Store, merge_gate: MergeGate, metrics: Metrics
 ) -> None:
     """A burst of requests costs one merge, and one that hangs up costs the others nothing."""
-    registry = await scanned(make_registry, store)
-    await use(registry, ApplyMode.UNMERGED)
-    requests = [asyncio.create_task(use(registry, ApplyMode.MERGED)) for _ in range(3)]
+    registry = await scanned(make_registry, store, "ab")
+    await resolve(registry, ApplyMode.UNMERGED)
+    requests = [asyncio.create_task(resolve(registry, ApplyMode.MERGED)) for _ in range(3)]
     await until(lambda: registry.get("a").in_flight == 3)
 
     requests[0].cancel()
@@ -123,7 +103,7 @@ async def test_a_lease_keeps_merged_weights_and_its_end_lets_them_go(
     make_registry: MakeRegistry, store: Store, adapted: Adapted
 ) -> None:
     """Weights in use must not be dropped, and an unload leaves none behind."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
     async with registry.lease([AdapterWeight(adapter_id="a")], ApplyMode.MERGED) as lease:
         adapted.merges.discard_adapter(lease.mix.parts[0].ref)
@@ -138,13 +118,13 @@ async def test_auto_merges_a_busy_mix_without_making_a_request_wait(
     make_registry: MakeRegistry, store: Store, merge_gate: MergeGate, adapted: Adapted
 ) -> None:
     """Nobody waits for a merge that they did not ask for; later requests profit."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
-    mix, first = await use(registry, ApplyMode.AUTO)
-    _, second = await use(registry, ApplyMode.AUTO)
+    mix, first = await resolve(registry, ApplyMode.AUTO)
+    _, second = await resolve(registry, ApplyMode.AUTO)
     merge_gate.opened.set()
     await until(lambda: mix in adapted.merges)
-    _, third = await use(registry, ApplyMode.AUTO)
+    _, third = await resolve(registry, ApplyMode.AUTO)
 
     assert (first, second, third) == (Apply.UNMERGED, Apply.UNMERGED, Apply.MERGED)
 
@@ -153,14 +133,14 @@ async def test_auto_stays_unmerged_among_other_requests(
     make_registry: MakeRegistry, store: Store, metrics: Metrics
 ) -> None:
     """Merged weights that share their steps would be read beside the base's."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
     async with (
         registry.lease([], ApplyMode.AUTO),
         registry.lease([], ApplyMode.AUTO),
         registry.lease([AdapterWeight(adapter_id="b")], ApplyMode.UNMERGED),
     ):
-        _, apply = await use(registry, ApplyMode.AUTO)
+        _, apply = await resolve(registry, ApplyMode.AUTO)
 
     assert apply is Apply.UNMERGED
     assert num_merges(metrics) == 0
@@ -170,8 +150,8 @@ async def test_a_merge_in_the_background_that_comes_too_late_is_dropped(
     make_registry: MakeRegistry, store: Store, merge_gate: MergeGate, adapted: Adapted
 ) -> None:
     """Weights of an unloaded adapter must not take room in the cache."""
-    registry = await scanned(make_registry, store)
-    mix, _ = await use(registry, ApplyMode.AUTO)
+    registry = await scanned(make_registry, store, "ab")
+    mix, _ = await resolve(registry, ApplyMode.AUTO)
 
     await registry.unload("a", drain_seconds=0, force=False)
     merge_gate.opened.set()
@@ -185,12 +165,12 @@ async def test_closing_drops_a_merge_that_has_not_begun(
     make_registry: MakeRegistry, store: Store, merge_gate: MergeGate, adapted: Adapted
 ) -> None:
     """A stop of the server does not work off a queue that nobody waits for."""
-    registry = await scanned(make_registry, store, max_loads=1)
-    await use(registry, ApplyMode.UNMERGED, "b")
-    await use(registry, ApplyMode.AUTO, "a")
+    registry = await scanned(make_registry, store, "ab", max_loads=1)
+    await resolve(registry, ApplyMode.UNMERGED, "b")
+    await resolve(registry, ApplyMode.AUTO, "a")
     await asyncio.to_thread(merge_gate.reached.wait, 10)
-    queued, _ = await use(registry, ApplyMode.AUTO, "b")
-    waiting = asyncio.create_task(use(registry, ApplyMode.MERGED, "b"))
+    queued, _ = await resolve(registry, ApplyMode.AUTO, "b")
+    waiting = asyncio.create_task(resolve(registry, ApplyMode.MERGED, "b"))
 
     closing = asyncio.create_task(registry.close())
     with pytest.raises(ShuttingDownError):
@@ -217,16 +197,16 @@ async def test_a_fault_in_a_background_merge_is_logged_and_not_repeated(
         raise MergeError("the base is quantised")
 
     monkeypatch.setattr(adapted, "merge", fail)
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
-    await use(registry, ApplyMode.AUTO)
+    await resolve(registry, ApplyMode.AUTO)
     await until(lambda: "cannot be merged" in caplog.text)
-    _, apply = await use(registry, ApplyMode.AUTO)
+    _, apply = await resolve(registry, ApplyMode.AUTO)
 
     assert apply is Apply.UNMERGED
     assert num_tries == 1
     with pytest.raises(MergeError, match="quantised"):
-        await use(registry, ApplyMode.MERGED)
+        await resolve(registry, ApplyMode.MERGED)
 
 
 async def test_merged_on_request_without_room_is_refused(
@@ -237,19 +217,19 @@ async def test_merged_on_request_without_room_is_refused(
     metrics: Metrics,
 ) -> None:
     """What can never fit is refused before it is computed; what is in use is not pushed out."""
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
     adapted.merges.max_bytes = merged_bytes - 1
     with pytest.raises(AdapterBudgetError, match="'a' merged"):
-        await use(registry, ApplyMode.MERGED)
+        await resolve(registry, ApplyMode.MERGED)
     computed = num_merges(metrics)
     adapted.merges.max_bytes = merged_bytes
     async with registry.lease([AdapterWeight(adapter_id="a")], ApplyMode.MERGED):
         with pytest.raises(AdapterBudgetError, match="merge cache"):
-            await use(registry, ApplyMode.MERGED, "b")
+            await resolve(registry, ApplyMode.MERGED, "b")
 
     assert computed == 0
-    assert (await use(registry, ApplyMode.MERGED, "b"))[1] is Apply.MERGED
+    assert (await resolve(registry, ApplyMode.MERGED, "b"))[1] is Apply.MERGED
 
 
 async def test_auto_without_room_stays_unmerged_and_does_not_try_at_once_again(
@@ -261,15 +241,15 @@ async def test_auto_without_room_stays_unmerged_and_does_not_try_at_once_again(
 ) -> None:
     """A full cache must not cost a merge for every request."""
     adapted.merges.max_bytes = merged_bytes
-    registry = await scanned(make_registry, store)
-    _, alone = await use(registry, ApplyMode.AUTO, "b")
+    registry = await scanned(make_registry, store, "ab")
+    _, alone = await resolve(registry, ApplyMode.AUTO, "b")
     await until(lambda: num_merges(metrics) == 1)
 
     async with registry.lease([AdapterWeight(adapter_id="b")], ApplyMode.MERGED):
         for _ in range(100):
-            await use(registry, ApplyMode.AUTO)
+            await resolve(registry, ApplyMode.AUTO)
         await until(lambda: num_merges(metrics) == 2)
-        applied = {(await use(registry, ApplyMode.AUTO))[1] for _ in range(3)}
+        applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
 
     assert alone is Apply.UNMERGED
     assert applied == {Apply.UNMERGED}
@@ -281,82 +261,9 @@ async def test_auto_never_merges_what_cannot_fit(
 ) -> None:
     """A server without a merge cache serves everything unmerged."""
     adapted.merges.max_bytes = 0
-    registry = await scanned(make_registry, store)
+    registry = await scanned(make_registry, store, "ab")
 
-    applied = {(await use(registry, ApplyMode.AUTO))[1] for _ in range(3)}
+    applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
 
     assert applied == {Apply.UNMERGED}
     assert num_merges(metrics) == 0
-
-
-class TestLossyMerge:
-    """A base in bfloat16, whose rounding swallows most of a small change."""
-
-    @pytest.fixture
-    def adapted(self) -> Adapted:
-        """A model in low precision."""
-        return lokr_core.attach(tiny_llama(torch.bfloat16))
-
-    async def lossy(
-        self, make_registry: MakeRegistry, store: Store, **fields: object
-    ) -> AdapterRegistry:
-        """Return a registry that knows an adapter of a tiny change."""
-        store.write("a", factor=0.03)
-        registry = make_registry(**fields)
-        await registry.scan()
-        return registry
-
-    async def test_merged_on_request_is_refused_without_merging_again(
-        self, make_registry: MakeRegistry, store: Store, metrics: Metrics
-    ) -> None:
-        """The caller learns how much would be lost, and repeating the request is cheap."""
-        registry = await self.lossy(make_registry, store)
-
-        for _ in range(2):
-            with pytest.raises(LossyMergeError, match="allow_lossy_merge"):
-                await use(registry, ApplyMode.MERGED)
-
-        assert num_merges(metrics) == 1
-
-    async def test_auto_stays_unmerged(
-        self, make_registry: MakeRegistry, store: Store, adapted: Adapted, metrics: Metrics
-    ) -> None:
-        """A faster way that gives another result is not chosen for the caller."""
-        registry = await self.lossy(make_registry, store)
-
-        await use(registry, ApplyMode.AUTO)
-        await until(lambda: num_merges(metrics) == 1)
-        applied = {(await use(registry, ApplyMode.AUTO))[1] for _ in range(3)}
-
-        assert applied == {Apply.UNMERGED}
-        assert num_merges(metrics) == 1
-        assert adapted.merges.num_bytes == 0
-
-    async def test_an_operator_may_allow_it_for_those_who_ask(
-        self, make_registry: MakeRegistry, store: Store
-    ) -> None:
-        """The setting lifts the refusal of a pinned merge; auto still goes unmerged."""
-        registry = await self.lossy(make_registry, store, allow_lossy_merge=True)
-
-        _, pinned = await use(registry, ApplyMode.MERGED)
-        _, again = await use(registry, ApplyMode.MERGED)
-        _, auto = await use(registry, ApplyMode.AUTO)
-
-        assert (pinned, again, auto) == (Apply.MERGED, Apply.MERGED, Apply.UNMERGED)
-
-    async def test_refusals_are_remembered_up_to_a_bound(
-        self,
-        make_registry: MakeRegistry,
-        store: Store,
-        monkeypatch: pytest.MonkeyPatch,
-        metrics: Metrics,
-    ) -> None:
-        """Callers choose the weights, so the number of refused mixes has no bound of its own."""
-        monkeypatch.setattr(merging, "MAX_MIXES", 1)
-        registry = await self.lossy(make_registry, store)
-
-        for weight in (1.0, 0.5, 1.0):
-            with pytest.raises(LossyMergeError):
-                await use(registry, ApplyMode.MERGED, weight=weight)
-
-        assert num_merges(metrics) == 3

@@ -6,7 +6,6 @@ import math
 import pytest
 
 from lokr_core import AdapterMix, Apply
-from lokr_serve.adapters import AdapterRegistry
 from lokr_serve.errors import (
     AdapterBudgetError,
     AdapterLoadFailedError,
@@ -16,30 +15,13 @@ from lokr_serve.errors import (
 )
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState, AdapterWeight, ApplyMode, LoadSpec
-from tests.serve.adapters.conftest import Gate, MakeRegistry, Store, until
-
-
-def part(adapter_id: str, weight: float = 1.0, **module_weights: float) -> AdapterWeight:
-    """Return one adapter of a request; module weights are given by a plain word of the path."""
-    patterns = tuple((f"*{word}*", value) for word, value in module_weights.items())
-    return AdapterWeight(adapter_id=adapter_id, weight=weight, module_weights=patterns)
-
-
-async def use(registry: AdapterRegistry, *parts: AdapterWeight) -> AdapterMix:
-    """Lease a mix, let go, and return it."""
-    async with registry.lease(parts, ApplyMode.UNMERGED) as lease:
-        return lease.mix
-
-
-async def scanned(
-    make_registry: MakeRegistry, store: Store, names: str, **fields: object
-) -> AdapterRegistry:
-    """Return a registry that knows adapters of these one-letter names."""
-    for seed, name in enumerate(names):
-        store.write(name, seed)
-    registry = make_registry(**fields)
-    await registry.scan()
-    return registry
+from tests.serve.adapters.callers import (
+    part,
+    scanned,
+    until,
+    use,
+)
+from tests.serve.adapters.conftest import Gate, MakeRegistry, Store
 
 
 async def test_a_lease_of_nothing_is_the_base_model(make_registry: MakeRegistry) -> None:

@@ -1,11 +1,10 @@
-"""Unloading, replacing under load, and expiry: nobody loses what they hold."""
+"""Unloading, and replacing under load: nobody loses what they hold."""
 
 import asyncio
 
 import pytest
 
-from lokr_core import Adapted, AdapterMix, AdapterNotAddedError
-from lokr_serve.adapters import AdapterRegistry
+from lokr_core import Adapted
 from lokr_serve.errors import (
     AdapterBusyError,
     AdapterDrainingError,
@@ -15,26 +14,11 @@ from lokr_serve.errors import (
 )
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState, AdapterWeight, ApplyMode, LoadSpec
-from tests.serve.adapters.conftest import TENSORS, Gate, MakeRegistry, Store, until
+from tests.serve.adapters.callers import is_added, until, use
+from tests.serve.adapters.conftest import TENSORS, Gate, MakeRegistry, Store
 
 A = [AdapterWeight(adapter_id="a")]
 LOAD_A = LoadSpec(adapter_id="a", source="a")
-
-
-async def use(registry: AdapterRegistry, *names: str) -> AdapterMix:
-    """Lease adapters, let go, and return their mix."""
-    parts = [AdapterWeight(adapter_id=name) for name in names]
-    async with registry.lease(parts, ApplyMode.UNMERGED) as lease:
-        return lease.mix
-
-
-def is_added(adapted: Adapted, mix: AdapterMix) -> bool:
-    """Whether the model holds all adapters of a mix."""
-    try:
-        adapted.check(mix)
-    except AdapterNotAddedError:
-        return False
-    return True
 
 
 async def test_unload_frees_the_bytes_and_leaves_the_files(
@@ -259,61 +243,3 @@ async def test_an_unload_waits_for_the_requests_of_replaced_versions_too(
 
     assert name == "a"
     assert not is_added(adapted, old.mix)
-
-
-def expirations(metrics: Metrics) -> float | None:
-    """Return how many adapters have left memory for their time to live."""
-    return metrics.registry.get_sample_value(
-        "lokr_serve_adapter_evictions_total", {"reason": "ttl"}
-    )
-
-
-async def test_an_idle_adapter_expires(
-    make_registry: MakeRegistry, store: Store, adapted: Adapted, metrics: Metrics
-) -> None:
-    """Adapters of short use clear themselves away, as by an unload."""
-    store.write("a")
-    registry = make_registry()
-    await registry.load(LoadSpec(adapter_id="a", source="a", ttl_seconds=0.02))
-    mix = await use(registry, "a")
-
-    await until(lambda: registry.list() == [])
-
-    assert not is_added(adapted, mix)
-    assert expirations(metrics) == 1
-
-
-async def test_an_adapter_of_the_folder_expires_to_registered(
-    make_registry: MakeRegistry, store: Store
-) -> None:
-    """The folder says that the id exists; the time to live says how long it stays in memory."""
-    store.write("a")
-    registry = make_registry()
-    await registry.scan()
-    await registry.update("a", pinned=None, ttl_seconds=0.01)
-    await use(registry, "a")
-
-    await until(lambda: registry.get("a").state is AdapterState.REGISTERED)
-    await use(registry, "a")
-
-    await until(lambda: registry.get("a").state is AdapterState.REGISTERED)
-
-
-async def test_an_adapter_in_use_pinned_or_without_limit_does_not_expire(
-    make_registry: MakeRegistry, store: Store
-) -> None:
-    """The time to live counts idleness, and an operator's pin is stronger."""
-    for seed, name in enumerate("abc"):
-        store.write(name, seed)
-    registry = make_registry()
-    for name, pinned in (("a", False), ("b", True), ("c", False)):
-        await registry.load(LoadSpec(adapter_id=name, source=name, pinned=pinned, ttl_seconds=0.01))
-    await registry.update("c", pinned=None, ttl_seconds=0)
-
-    async with registry.lease(A, ApplyMode.UNMERGED):
-        await asyncio.sleep(0.05)
-        kept = [status.adapter_id for status in registry.list()]
-    await registry.update("b", pinned=False, ttl_seconds=None)
-
-    assert kept == ["a", "b", "c"]
-    await until(lambda: [status.adapter_id for status in registry.list()] == ["c"])

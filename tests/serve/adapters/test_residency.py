@@ -1,23 +1,18 @@
 """What is in memory: the budget, the order of eviction, leases, pins and old versions."""
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lokr_core
-from lokr_core import Adapted, Adapter, AdapterMix, AdapterNotAddedError
-from lokr_serve.adapters.residency import MAX_PINNED_SHARE, LeaveReason, Residency, Resident
+from lokr_core import Adapted, Adapter, AdapterMix
+from lokr_serve.adapters.residency import MAX_PINNED_SHARE, LeaveReason, Residency
 from lokr_serve.errors import AdapterBudgetError
 from lokr_serve.metrics import Metrics
+from tests.serve.adapters.callers import evictions, is_added
 from tests.serve.adapters.conftest import Store
-from tests.tiny import tiny_llama
 
-TINY = lokr_core.attach(tiny_llama())
 ReadAdapter = Callable[..., Adapter]
 
 
@@ -35,23 +30,6 @@ def read(store: Store, adapted: Adapted) -> ReadAdapter:
 def residency(adapted: Adapted, metrics: Metrics, store: Store) -> Residency:
     """Room for three adapters."""
     return Residency(adapted=adapted, budget_bytes=3 * store.num_bytes, metrics=metrics)
-
-
-def is_added(adapted: Adapted, adapter: Adapter) -> bool:
-    """Whether the model holds an adapter."""
-    try:
-        adapted.check(AdapterMix.of({adapter.ref: 1.0}))
-    except AdapterNotAddedError:
-        return False
-    return True
-
-
-def evictions(metrics: Metrics, reason: str) -> float:
-    """Return how many adapters have left memory for a reason."""
-    return (
-        metrics.registry.get_sample_value("lokr_serve_adapter_evictions_total", {"reason": reason})
-        or 0.0
-    )
 
 
 def gauge(metrics: Metrics, name: str) -> float | None:
@@ -74,7 +52,7 @@ def test_what_is_used_least_recently_goes_first(
     residency.publish(adapters["d"], pinned=False)
 
     assert residency.get("b") is None
-    assert not is_added(adapted, adapters["b"])
+    assert not is_added(adapted, adapters["b"].ref)
     assert residency.recent(10) == ["d", "a", "c"]
     assert residency.recent(1) == ["d"]
     assert evictions(metrics, "budget") == 1
@@ -105,7 +83,7 @@ def test_without_room_nothing_changes(
         residency.publish(refused, pinned=False)
 
     assert residency.recent(10) == ["c", "b", "a"]
-    assert not is_added(adapted, refused)
+    assert not is_added(adapted, refused.ref)
     assert evictions(metrics, "budget") == 0
 
 
@@ -148,7 +126,7 @@ def test_a_load_whose_pin_is_refused_changes_nothing(
         residency.publish(refused, pinned=True)
 
     assert residency.get("c") is None
-    assert not is_added(adapted, refused)
+    assert not is_added(adapted, refused.ref)
 
 
 def test_the_same_version_again_is_the_same_resident(
@@ -171,8 +149,8 @@ def test_an_idle_version_is_freed_when_it_is_replaced(
 
     residency.publish(new, pinned=True)
 
-    assert not is_added(adapted, old)
-    assert is_added(adapted, new)
+    assert not is_added(adapted, old.ref)
+    assert is_added(adapted, new.ref)
     assert evictions(metrics, "replace") == 1
 
 
@@ -187,13 +165,13 @@ def test_a_leased_version_outlives_its_replacement(
 
     second = residency.publish(new, pinned=False)
     residency.release(first)
-    is_kept = is_added(adapted, old)
+    is_kept = is_added(adapted, old.ref)
     residency.release(first)
 
     assert residency.get("a") is second
     assert is_kept
-    assert not is_added(adapted, old)
-    assert is_added(adapted, new)
+    assert not is_added(adapted, old.ref)
+    assert is_added(adapted, new.ref)
 
 
 def test_a_version_that_comes_back_while_it_is_leased_is_kept(
@@ -209,8 +187,8 @@ def test_a_version_that_comes_back_while_it_is_leased_is_kept(
     residency.release(first)
 
     assert again is first
-    assert is_added(adapted, old)
-    assert not is_added(adapted, new)
+    assert is_added(adapted, old.ref)
+    assert not is_added(adapted, new.ref)
     assert gauge(metrics, "lokr_serve_adapter_bytes") == old.num_bytes
 
 
@@ -223,12 +201,12 @@ def test_what_a_forward_still_uses_is_freed_later(
 
     with adapted.using(AdapterMix.of({adapter.ref: 1.0})):
         freed_bytes = residency.drop("a", LeaveReason.UNLOAD)
-        is_kept = is_added(adapted, adapter)
+        is_kept = is_added(adapted, adapter.ref)
     residency.publish(read("b", 2), pinned=False)
 
     assert freed_bytes == adapter.num_bytes
     assert is_kept
-    assert not is_added(adapted, adapter)
+    assert not is_added(adapted, adapter.ref)
     assert gauge(metrics, "lokr_serve_adapter_bytes") == adapter.num_bytes
     assert evictions(metrics, "unload") == 1
 
@@ -255,86 +233,3 @@ def test_dropping_what_is_not_there_frees_nothing(residency: Residency) -> None:
 
 ACTIONS = ("publish", "publish pinned", "lease", "release", "pin", "unpin", "drop")
 STEPS = st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abcde"), st.integers(0, 1))
-
-
-@pytest.fixture(scope="session")
-def versions(
-    tmp_path_factory: pytest.TempPathFactory, template: Path
-) -> dict[tuple[str, int], Adapter]:
-    """Two versions of each of five adapters."""
-    store = Store(root=tmp_path_factory.mktemp("versions"), template=template, num_bytes=0)
-    return {
-        (name, seed): lokr_core.read_adapter(store.write(name, seed), TINY.spec, name)
-        for name in "abcde"
-        for seed in range(2)
-    }
-
-
-@dataclass(slots=True, kw_only=True)
-class Play:
-    """Plays steps on a Residency and knows what must hold."""
-
-    residency: Residency
-    versions: dict[tuple[str, int], Adapter]
-    leased: list[Resident] = field(default_factory=list)
-    pinned: set[str] = field(default_factory=set)
-
-    def step(self, action: str, name: str, seed: int) -> None:
-        """Do one thing; a refusal for want of room is part of the game."""
-        resident = self.residency.get(name)
-        if action.startswith("publish"):
-            self.publish(name, seed, pinned=action.endswith("pinned"))
-        elif action == "release" and self.leased:
-            self.residency.release(self.leased.pop(seed % len(self.leased)))
-        elif action == "lease" and resident is not None:
-            self.residency.lease(resident)
-            self.leased.append(resident)
-        elif action in {"pin", "unpin"} and resident is not None:
-            self.pin(name, pinned=action == "pin")
-        elif action == "drop":
-            self.residency.drop(name, LeaveReason.UNLOAD)
-            self.pinned.discard(name)
-
-    def end(self) -> None:
-        """Take everything out of the model again."""
-        for resident in self.leased:
-            self.residency.release(resident)
-        for name in "abcde":
-            self.residency.drop(name, LeaveReason.UNLOAD)
-
-    def publish(self, name: str, seed: int, *, pinned: bool) -> None:
-        """Publish a version, if there is room."""
-        with contextlib.suppress(AdapterBudgetError):
-            self.residency.publish(self.versions[name, seed], pinned=pinned)
-            self.pinned = self.pinned - {name} | ({name} if pinned else set())
-
-    def pin(self, name: str, *, pinned: bool) -> None:
-        """Pin or unpin what is in memory, if the pins leave enough."""
-        with contextlib.suppress(AdapterBudgetError):
-            self.residency.set_pinned(name, pinned)
-            self.pinned = self.pinned - {name} | ({name} if pinned else set())
-
-
-@settings(deadline=None, max_examples=60)
-@given(steps=st.lists(STEPS, max_size=60))
-def test_whatever_happens_the_budget_leases_and_pins_hold(
-    steps: list[tuple[str, str, int]], versions: dict[tuple[str, int], Adapter]
-) -> None:
-    """Bytes are those of what the model holds, within the budget, with all that is in use."""
-    metrics = Metrics(version="test")
-    num_bytes = versions["a", 0].num_bytes
-    play = Play(
-        residency=Residency(adapted=TINY, budget_bytes=3 * num_bytes, metrics=metrics),
-        versions=versions,
-    )
-
-    for step in steps:
-        play.step(*step)
-
-        added = {adapter.ref for adapter in versions.values() if is_added(TINY, adapter)}
-        assert (gauge(metrics, "lokr_serve_adapter_bytes") or 0) == len(added) * num_bytes
-        assert len(added) <= 3
-        assert {resident.ref for resident in play.leased} <= added
-        assert play.pinned <= set(play.residency.recent(10))
-        assert len(play.pinned) <= 2
-    play.end()
