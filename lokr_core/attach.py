@@ -10,10 +10,10 @@ from lokr_core.adapter import Adapter
 from lokr_core.cache import MergeCache
 from lokr_core.cost import CostModel, MixCost
 from lokr_core.errors import LokrError, RoutingError
-from lokr_core.layers.bank import Banks
 from lokr_core.layers.discover import discover
 from lokr_core.layers.linear import RoutedLinear
-from lokr_core.layers.plan import Planner, RowPlan, RowSpan
+from lokr_core.layers.plan import RowSpan
+from lokr_core.layers.plans import Plans
 from lokr_core.layers.routing import Router, RowOrder, SampleRouting, TokenRouting
 from lokr_core.merge import MergedMix, merge_mix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply
@@ -22,7 +22,6 @@ from lokr_core.spec import ModelSpec
 
 DEFAULT_MERGE_CACHE_BYTES = 2**31
 DEFAULT_BANK_BYTES = 2**30
-_KEPT_PLANS = 8
 
 ApplyWord = Literal["auto", "unmerged", "merged"]
 
@@ -30,7 +29,8 @@ ApplyWord = Literal["auto", "unmerged", "merged"]
 class Adapted:
     """A model that applies adapters; made by :func:`attach`.
 
-    Adapters may be added, removed and merged by any thread while another runs the model.
+    Adapters may be added, removed and merged by any thread while others run the model. Each
+    thread that runs it has banks of its own.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class Adapted:
         self.spec: ModelSpec = discover(model)
         self.merges = MergeCache(merge_cache_bytes)
         self._pool = AdapterPool()
-        self._banks = Banks(max_bytes=bank_bytes, dtype=self.spec.compute_dtype)
-        self._planner = Planner(self._pool, self._banks)
+        self._plans = Plans(
+            pool=self._pool,
+            merges=self.merges,
+            max_bytes=bank_bytes,
+            dtype=self.spec.compute_dtype,
+        )
         self._costs = CostModel(self._pool, self.spec)
         self._router = Router()
-        self._plans: dict[tuple[RowSpan, ...], RowPlan | None] = {}
-        self._removed: list[AdapterRef] = []
         for path, module in self.spec.modules.items():
             if isinstance(module.module.__dict__.get("forward"), RoutedLinear):
                 raise LokrError(f"module {path!r} is attached already; detach it first")
@@ -72,7 +74,6 @@ class Adapted:
         """
         self._pool.remove(ref)
         self.merges.discard_adapter(ref)
-        self._removed.append(ref)
 
     def detach(self) -> None:
         """Give the model back as it was."""
@@ -132,7 +133,7 @@ class Adapted:
             routing = SampleRouting(
                 [(mix, ways[mix]) for mix in batch],
                 {mix: self._changed(mix) for mix in ways},
-                self._plan,
+                self._plans.plan,
                 rows,
             )
             stack.enter_context(self._router.activate(routing))
@@ -153,34 +154,10 @@ class Adapted:
             head: Path of the output head, and the spans of the rows that it sees.
         """
         head_path, head_spans = head if head is not None else (None, ())
-        routing = TokenRouting(
-            tokens=self._kept_plan(tuple(spans)),
-            head=self._kept_plan(tuple(head_spans)) if head_spans else None,
-            head_path=head_path,
-            num_rows=sum(span.num_rows for span in spans),
-        )
+        plans = self._plans.token_plans(tuple(spans), tuple(head_spans))
+        routing = TokenRouting(tokens=plans.tokens, head=plans.head, head_path=head_path)
         with self._router.activate(routing):
             yield
-
-    def _kept_plan(self, spans: tuple[RowSpan, ...]) -> RowPlan | None:
-        """Return a plan, the same one again while the rows and the banks stay as they are."""
-        known = self._plans.pop(spans, None)
-        plan = known if known is not None and known.is_current else self._plan(spans)
-        self._plans[spans] = plan
-        while len(self._plans) > _KEPT_PLANS:
-            del self._plans[next(iter(self._plans))]
-        return plan
-
-    def _plan(self, spans: Sequence[RowSpan]) -> RowPlan | None:
-        while self._removed:
-            self._banks.discard(self._removed.pop())
-            self._plans.clear()
-        merged = {
-            span.mix: self.merges.get(span.mix)
-            for span in spans
-            if span.apply is Apply.MERGED and not span.mix.is_base
-        }
-        return self._planner.plan(spans, merged)
 
     def _lease_merged(self, mix: AdapterMix, apply: ApplyWord, stack: ExitStack) -> Apply:
         """Lease the merged weights of a mix where it is to be applied merged."""
@@ -209,7 +186,8 @@ def attach(
     Args:
         model: A module, a mapping of modules by component name, or a diffusers pipeline.
         merge_cache_bytes: Bound of the cache of merged weights.
-        bank_bytes: Bound of the copies of active adapters that batched products read.
+        bank_bytes: Bound of the copies of active adapters that batched products read, for each
+            thread that runs the model.
 
     Raises:
         LokrError: The object is no model, has no linear module, or is attached already.

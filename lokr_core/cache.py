@@ -3,7 +3,7 @@
 import threading
 from collections import Counter, OrderedDict
 
-from lokr_core.errors import MergeBudgetError
+from lokr_core.errors import MergeBudgetError, MergeError
 from lokr_core.merge import MergedMix
 from lokr_core.mix import AdapterMix, AdapterRef
 
@@ -16,6 +16,7 @@ class MergeCache:
         self._entries: OrderedDict[AdapterMix, MergedMix] = OrderedDict()
         self._leases: Counter[AdapterMix] = Counter()
         self._num_bytes = 0
+        self.num_drops = 0  # entries dropped so far
         self._lock = threading.Lock()
 
     @property
@@ -28,8 +29,15 @@ class MergeCache:
         return mix in self._entries
 
     def get(self, mix: AdapterMix) -> MergedMix:
-        """Return an entry that the caller has leased."""
-        return self._entries[mix]
+        """Return an entry that the caller has leased.
+
+        Raises:
+            MergeError: It is not here, so the caller has no lease.
+        """
+        merged = self._entries.get(mix)
+        if merged is None:
+            raise MergeError(f"mix {mix.name!r} is not merged; acquire it or put it first")
+        return merged
 
     def acquire(self, mix: AdapterMix) -> bool:
         """Lease an entry if it is there, and say whether it was."""
@@ -83,6 +91,7 @@ class MergeCache:
 
     def _drop(self, mix: AdapterMix) -> None:
         self._num_bytes -= self._entries.pop(mix).num_bytes
+        self.num_drops += 1
 
 
 def _contains(mix: AdapterMix, ref: AdapterRef) -> bool:

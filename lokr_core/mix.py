@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lokr_core.errors import MixError
 
@@ -50,6 +50,11 @@ class HasRef(Protocol):
     @property
     def ref(self) -> AdapterRef:
         """The adapter version."""
+
+
+# A mapping's key type is invariant, so a mapping from Adapter is none from "Adapter or AdapterRef".
+Key = TypeVar("Key", bound=AdapterRef | HasRef)
+OtherKey = TypeVar("OtherKey", bound=AdapterRef | HasRef)
 
 
 def _shortest(weight: float) -> str:
@@ -109,10 +114,8 @@ class AdapterMix:
     @classmethod
     def of(
         cls,
-        weights: Mapping[AdapterRef, float] | Mapping[HasRef, float],
-        module_weights: Mapping[AdapterRef, Mapping[str, float]]
-        | Mapping[HasRef, Mapping[str, float]]
-        | None = None,
+        weights: Mapping[Key, float],
+        module_weights: Mapping[OtherKey, Mapping[str, float]] | None = None,
         *,
         max_parts: int = DEFAULT_MAX_PARTS,
     ) -> "AdapterMix":
@@ -128,7 +131,10 @@ class AdapterMix:
             MixError: A weight is not finite, an adapter is named twice, module weights name an
                 adapter that is not in the mix, or there are too many parts.
         """
-        patterns = {_ref(key): value for key, value in (module_weights or {}).items()}
+        patterns: dict[AdapterRef, Mapping[str, float]] = {}
+        for key, by_pattern in (module_weights or {}).items():
+            if patterns.setdefault(_ref(key), by_pattern) is not by_pattern:
+                raise MixError(_ref(key).adapter_id, "has module weights twice")
         refs = [_ref(key) for key in weights]
         for ref in patterns:
             if ref not in refs:

@@ -26,6 +26,11 @@ class AdapterPool:
         self._adapters: dict[AdapterRef, Adapter] = {}
         self._uses: Counter[AdapterRef] = Counter()
         self._lock = threading.Lock()
+        self.num_removals = 0
+
+    def __contains__(self, ref: AdapterRef) -> bool:
+        """Whether the adapter is here."""
+        return ref in self._adapters
 
     def add(self, adapter: Adapter) -> None:
         """Make an adapter usable; adding it twice changes nothing."""
@@ -40,11 +45,12 @@ class AdapterPool:
             AdapterInUseError: A forward is using it.
         """
         with self._lock:
-            self._require(ref)
+            self.get(ref)
             if self._uses[ref]:
                 raise AdapterInUseError(f"adapter {ref.adapter_id!r} is in use by a forward")
             del self._adapters[ref]
             del self._uses[ref]
+            self.num_removals += 1
 
     def get(self, ref: AdapterRef) -> Adapter:
         """Return an adapter.
@@ -52,8 +58,12 @@ class AdapterPool:
         Raises:
             AdapterNotAddedError: It is not here.
         """
-        self._require(ref)
-        return self._adapters[ref]
+        adapter = self._adapters.get(ref)
+        if adapter is None:
+            raise AdapterNotAddedError(
+                f"adapter {ref.adapter_id!r} version {ref.version} was not added to this model"
+            )
+        return adapter
 
     def check(self, mix: AdapterMix) -> None:
         """Check that a mix can be applied.
@@ -83,19 +93,13 @@ class AdapterPool:
         refs = [part.ref for mix in mixes for part in mix.parts]
         with self._lock:
             for ref in refs:
-                self._require(ref)
+                self.get(ref)
             self._uses.update(refs)
         try:
             yield
         finally:
             with self._lock:
                 self._uses.subtract(refs)
-
-    def _require(self, ref: AdapterRef) -> None:
-        if ref not in self._adapters:
-            raise AdapterNotAddedError(
-                f"adapter {ref.adapter_id!r} version {ref.version} was not added to this model"
-            )
 
 
 def _require_agreement(part: MixPart, matches: dict[str, list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""A bank: the factors of the active parts of mixes side by side, so that one product serves all.
+"""Banks: the factors of the active parts of mixes side by side, so that one product serves all.
 
 Scale and weight are folded into each part's leading factors as it is copied in. Parts that are
 used together are brought next to each other by swapping rows, so that a group is one slice of the
@@ -6,38 +6,49 @@ bank, a strided view for every factor, and a change of the active set costs one 
 that comes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lokr_core.adapter import Adapter
 from lokr_core.layout import AdapterLayout
-from lokr_core.mix import AdapterRef, MixPart
+from lokr_core.mix import MixPart
 from lokr_core.pool import AdapterPool, module_weight
 
 _GROWTH = 2
 
 
 class LayoutBank:
-    """The bank of one layout; ``generation`` changes whenever a row's content moves."""
+    """The bank of one layout; ``generation`` changes whenever a row's content may move."""
 
     def __init__(self, layout: AdapterLayout, dtype: torch.dtype) -> None:
         self._layout = layout
         self._dtype = dtype
         self._parts: list[MixPart] = []
+        self._places: dict[MixPart, int] = {}
         self._rows: Tensor | None = None  # [capacity, layout.num_elements]
         self.generation = 0
 
     @property
     def num_bytes(self) -> int:
         """Bytes that the bank takes."""
-        return 0 if self._rows is None else self._rows.nbytes
+        return self.capacity * self.row_bytes
 
+    @property
     def row_bytes(self) -> int:
         """Bytes of one part."""
         return self._layout.num_elements * self._dtype.itemsize
+
+    @property
+    def capacity(self) -> int:
+        """Parts that it has room for."""
+        return 0 if self._rows is None else self._rows.shape[0]
+
+    def rows_with(self, parts: Sequence[MixPart]) -> int:
+        """Return the number of rows that it takes to hold ``parts`` beside what is here."""
+        return len(self._parts) + sum(part not in self._places for part in parts)
 
     def arrange(self, buckets: Sequence[Sequence[MixPart]], pool: AdapterPool) -> list[slice]:
         """Bring each bucket's parts next to each other, loading those that are not here.
@@ -47,11 +58,11 @@ class LayoutBank:
         """
         for bucket in buckets:
             for part in bucket:
-                if part not in self._parts:
+                if part not in self._places:
                     self._load(part, pool.get(part.ref))
         start, slices = 0, []
         for bucket in buckets:
-            self._gather(set(bucket), start)
+            self._gather(bucket, start)
             slices.append(slice(start, start + len(bucket)))
             start += len(bucket)
         return slices
@@ -65,27 +76,39 @@ class LayoutBank:
         assert self._rows is not None
         return self._rows[rows]
 
-    def discard(self, ref: AdapterRef) -> None:
-        """Forget the parts of an adapter."""
-        for part in [part for part in self._parts if part.ref == ref]:
-            last = len(self._parts) - 1
-            self._swap(self._parts.index(part), last)
-            self._parts.pop()
+    def reserve(self, capacity: int, device: torch.device) -> None:
+        """Move to new storage of this capacity; what plans look at stays in the old."""
+        count = len(self._parts)
+        assert capacity >= count
+        rows = torch.empty(capacity, self._layout.num_elements, dtype=self._dtype, device=device)
+        if self._rows is not None:
+            rows[:count] = self._rows[:count]
+        self._rows = rows
+        self.generation += 1
 
-    def shrink_to(self, parts: Sequence[MixPart]) -> None:
+    def forget_removed(self, pool: AdapterPool) -> None:
+        """Forget the parts of adapters that are no longer in the pool."""
+        self._forget([part for part in self._parts if part.ref not in pool])
+
+    def keep_only(self, parts: Sequence[MixPart]) -> None:
         """Forget every part but these."""
         kept = set(parts)
-        for index in reversed(range(len(self._parts))):
-            if self._parts[index] not in kept:
-                self._swap(index, len(self._parts) - 1)
-                self._parts.pop()
+        self._forget([part for part in self._parts if part not in kept])
 
-    def _gather(self, bucket: set[MixPart], start: int) -> None:
+    def _forget(self, parts: Sequence[MixPart]) -> None:
+        for part in parts:
+            self._swap(self._places[part], len(self._parts) - 1)
+            self._parts.pop()
+            del self._places[part]
+            self.generation += 1  # the row will be written over
+
+    def _gather(self, bucket: Sequence[MixPart], start: int) -> None:
         """Swap the bucket's parts into the rows from ``start``."""
         end = start + len(bucket)
-        outside = [i for i in range(end, len(self._parts)) if self._parts[i] in bucket]
+        wanted = set(bucket)
+        outside = [self._places[part] for part in bucket if self._places[part] >= end]
         for index in range(start, end):
-            if self._parts[index] not in bucket:
+            if self._parts[index] not in wanted:
                 self._swap(index, outside.pop())
 
     def _swap(self, first: int, second: int) -> None:
@@ -95,46 +118,27 @@ class LayoutBank:
         held = self._rows[first].clone()
         self._rows[first] = self._rows[second]
         self._rows[second] = held
-        self._parts[first], self._parts[second] = self._parts[second], self._parts[first]
+        parts = self._parts
+        parts[first], parts[second] = parts[second], parts[first]
+        self._places[parts[first]], self._places[parts[second]] = first, second
         self.generation += 1
 
     def _load(self, part: MixPart, adapter: Adapter) -> None:
-        row = self._new_row(adapter.buffer.device)
+        assert self._rows is not None
+        row = self._rows[len(self._parts)]
         row.copy_(adapter.buffer)
         coefficients = folded_weights(part, adapter)
         sizes = [slots.leading_size for slots in self._layout.modules.values()]
         spread = coefficients.repeat_interleave(torch.tensor(sizes))  # [num_leading]
         row[: self._layout.num_leading].mul_(spread.to(row))
+        self._places[part] = len(self._parts)
         self._parts.append(part)
-
-    def _new_row(self, device: torch.device) -> Tensor:
-        count = len(self._parts)
-        if self._rows is None or count == self._rows.shape[0]:
-            capacity = max(1, _GROWTH * count)
-            grown = torch.empty(
-                capacity, self._layout.num_elements, dtype=self._dtype, device=device
-            )
-            if self._rows is not None:
-                grown[:count] = self._rows
-            self._rows = grown
-            self.generation += 1
-        return self._rows[count]
-
-
-def part_weights(part: MixPart, layout: AdapterLayout) -> Tensor:
-    """Return the part's weight on each module of the layout, [modules], float64."""
-    return torch.tensor([module_weight(part, path) for path in layout.modules], dtype=torch.float64)
 
 
 def folded_weights(part: MixPart, adapter: Adapter) -> Tensor:
     """Return scale times weight for each module of the adapter, [modules], float64."""
-    return part_weights(part, adapter.layout) * adapter.scales
-
-
-@dataclass(slots=True)
-class _Use:
-    bank: LayoutBank
-    last_step: int = 0
+    weights = [module_weight(part, path) for path in adapter.layout.modules]
+    return torch.tensor(weights, dtype=torch.float64) * adapter.scales
 
 
 class Banks:
@@ -144,42 +148,61 @@ class Banks:
     not used for longest before the rest.
     """
 
-    def __init__(self, *, max_bytes: int, dtype: torch.dtype) -> None:
+    def __init__(self, *, pool: AdapterPool, max_bytes: int, dtype: torch.dtype) -> None:
+        self._pool = pool
         self._max_bytes = max_bytes
         self._dtype = dtype
-        self._uses: dict[AdapterLayout, _Use] = {}
-        self._step = 0
+        self._banks: OrderedDict[AdapterLayout, LayoutBank] = OrderedDict()  # last used last
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all banks."""
-        return sum(use.bank.num_bytes for use in self._uses.values())
+        return sum(bank.num_bytes for bank in self._banks.values())
 
-    def begin_step(self) -> None:
-        """Note that a new forward is being planned."""
-        self._step += 1
+    def prepare(self, needed: Mapping[AdapterLayout, Sequence[MixPart]]) -> list[LayoutBank]:
+        """Return the bank of each layout, with room for all parts of one forward."""
+        for layout in needed:
+            bank = self._banks.setdefault(layout, LayoutBank(layout, self._dtype))
+            self._banks.move_to_end(layout)
+        self._drop_idle(needed)
+        if self._bytes_with(needed) > self._max_bytes:
+            self._shrink(needed)
+        for layout, parts in needed.items():
+            bank = self._banks[layout]
+            num_rows = bank.rows_with(parts)
+            if num_rows > bank.capacity:
+                spare = max(0, self._max_bytes - self._bytes_with(needed)) // bank.row_bytes
+                roomy = min(_GROWTH * bank.capacity, num_rows + spare)
+                bank.reserve(max(num_rows, roomy), self._device(parts))
+        return [self._banks[layout] for layout in needed]
 
-    def of(self, layout: AdapterLayout, parts: Sequence[MixPart]) -> LayoutBank:
-        """Return the layout's bank with room made for ``parts``."""
-        use = self._uses.setdefault(layout, _Use(bank=LayoutBank(layout, self._dtype)))
-        use.last_step = self._step
-        if self.num_bytes + len(parts) * use.bank.row_bytes() > self._max_bytes:
-            use.bank.shrink_to(parts)
-            self._drop_idle(layout)
-        return use.bank
+    def forget_removed(self) -> None:
+        """Forget the adapters that are no longer in the pool, and banks that are left empty."""
+        for layout, bank in list(self._banks.items()):
+            bank.forget_removed(self._pool)
+            if not bank.rows_with(()):
+                del self._banks[layout]
 
-    def discard(self, ref: AdapterRef) -> None:
-        """Forget an adapter in every bank."""
-        for use in self._uses.values():
-            use.bank.discard(ref)
-
-    def _drop_idle(self, keep: AdapterLayout) -> None:
-        idle = sorted(
-            (layout for layout, use in self._uses.items() if use.last_step != self._step),
-            key=lambda layout: self._uses[layout].last_step,
+    def _bytes_with(self, needed: Mapping[AdapterLayout, Sequence[MixPart]]) -> int:
+        """Return the bytes of all banks once they have room for ``needed``."""
+        return sum(
+            bank.row_bytes * max(bank.capacity, bank.rows_with(needed.get(layout, ())))
+            for layout, bank in self._banks.items()
         )
-        for layout in idle:
-            if self.num_bytes <= self._max_bytes:
+
+    def _drop_idle(self, needed: Mapping[AdapterLayout, Sequence[MixPart]]) -> None:
+        for layout in [layout for layout in self._banks if layout not in needed]:
+            if self._bytes_with(needed) <= self._max_bytes:
                 return
-            if layout is not keep:
-                del self._uses[layout]
+            del self._banks[layout]
+
+    def _shrink(self, needed: Mapping[AdapterLayout, Sequence[MixPart]]) -> None:
+        """Leave room for the parts of this forward alone."""
+        for layout, parts in needed.items():
+            bank = self._banks[layout]
+            bank.keep_only(parts)
+            if bank.capacity > len(parts):
+                bank.reserve(len(parts), self._device(parts))
+
+    def _device(self, parts: Sequence[MixPart]) -> torch.device:
+        return self._pool.get(parts[0].ref).buffer.device

@@ -1,15 +1,15 @@
 """Group: the entries of one layout in a forward, applied together at each module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lokr_core.layers.bank import part_weights
 from lokr_core.layout import AdapterLayout
 from lokr_core.mix import MixPart
 from lokr_core.ops.batched import BatchedDelta, batched
+from lokr_core.pool import module_weight
 from lokr_core.spec import ModuleSpec
 from lokr_core.weights import Gain, GainAxis
 
@@ -19,14 +19,18 @@ class GroupRows:
     """Where a group's rows lie in the forward, E entries of L rows each."""
 
     span: slice | None  # set where the rows are consecutive, in order and without padding
-    gather: Tensor  # [E * L] row of each place; padding repeats the entry's first row
+    gather: Tensor  # [E * L] row of each place; padding repeats a row
     filled: Tensor | None  # places that are no padding; None where all are
 
     @classmethod
     def of(cls, entries: Sequence[Tensor]) -> "GroupRows":
-        """Lay out the rows of each entry, padded to the longest."""
+        """Lay out the rows of each entry, padded to the longest; an entry may have none."""
         length = max(len(rows) for rows in entries)
-        padded = [torch.cat((rows, rows[:1].expand(length - len(rows)))) for rows in entries]
+        first = torch.zeros(1, dtype=torch.long)  # what an entry without rows is padded with
+        padded = [
+            torch.cat((rows, (rows[:1] if len(rows) else first).expand(length - len(rows))))
+            for rows in entries
+        ]
         gather = torch.cat(padded)
         counts = torch.tensor([len(rows) for rows in entries])
         is_filled = (torch.arange(length) < counts[:, None]).flatten()
@@ -49,13 +53,23 @@ class Group:
         rows: GroupRows,
     ) -> None:
         self.layout = layout
+        self.parts = tuple(parts)
         self._storage = storage  # [E, num_elements], scale and weight folded in
-        self._parts = parts
         self._rows = rows
         self._has_unique_rows = rows.filled is None and len(rows.gather.unique()) == len(
             rows.gather
         )
         self._prepared: dict[str, tuple[BatchedDelta, Gain | None]] = {}
+
+    def with_rows(self, part_rows: Mapping[MixPart, Tensor]) -> "Group":
+        """Return a group of the same entries for the rows of another module."""
+        none = torch.zeros(0, dtype=torch.long)
+        return Group(
+            layout=self.layout,
+            storage=self._storage,
+            parts=self.parts,
+            rows=GroupRows.of([part_rows.get(part, none) for part in self.parts]),
+        )
 
     def add_to(self, out: Tensor, x: Tensor, base: Tensor, module: ModuleSpec) -> None:
         """Add the group's change of one module to ``out``, in place.
@@ -103,7 +117,7 @@ class Group:
         The delta's product carries the weight already; the base's share is weighted here.
         """
         gather = self._rows.gather
-        length = len(gather) // len(self._parts)
+        length = len(gather) // len(self.parts)
         values = gain.values.repeat_interleave(length, 0)  # [E * L, O] or [E * L, I]
         weight = self._weights(module.path).to(values).repeat_interleave(length)[:, None]
         rows = x.index_select(0, gather)
@@ -117,5 +131,4 @@ class Group:
 
     def _weights(self, path: str) -> Tensor:
         """Return each entry's weight on a module, [E]."""
-        index = list(self.layout.modules).index(path)
-        return torch.stack([part_weights(part, self.layout)[index] for part in self._parts])
+        return torch.tensor([module_weight(part, path) for part in self.parts])

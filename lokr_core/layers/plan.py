@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lokr_core.errors import RoutingError
 from lokr_core.layers.bank import Banks, LayoutBank
 from lokr_core.layers.group import Group, GroupRows
 from lokr_core.layout import AdapterLayout
@@ -78,18 +79,27 @@ class Planner:
         """Return the plan for rows that lie as ``spans`` say, or None if all are the base's."""
         if all(span.mix.is_base for span in spans):
             return None
-        self._banks.begin_step()
-        num_rows = sum(span.num_rows for span in spans)
         groups, banks = self._groups(_part_rows(spans))
-        return RowPlan(
-            num_rows=num_rows,
-            merged=tuple(
-                MergedRows(mix=merged[mix], rows=None if len(rows) == num_rows else rows)
-                for mix, rows in _merged_rows(spans)
-            ),
-            groups=groups,
-            banks=banks,
-        )
+        return _row_plan(spans, merged, groups, banks)
+
+    def head_plan(
+        self, spans: Sequence[RowSpan], merged: dict[AdapterMix, MergedMix], tokens: RowPlan
+    ) -> RowPlan | None:
+        """Return the plan for the rows that the head sees, over the same entries as ``tokens``.
+
+        The rows of the banks stay where they are, so that both plans serve one forward.
+
+        Raises:
+            RoutingError: A row of the head carries an adapter that no token carries.
+        """
+        if all(span.mix.is_base for span in spans):
+            return None
+        part_rows = _part_rows(spans)
+        groups = [group for group in tokens.groups if part_rows.keys() & group.parts]
+        for part in part_rows.keys() - {part for group in groups for part in group.parts}:
+            raise RoutingError(f"the head sees rows of {part.name!r}, which no token carries")
+        of_head = tuple(group.with_rows(part_rows) for group in groups)
+        return _row_plan(spans, merged, of_head, tokens.banks)
 
     def _groups(
         self, part_rows: dict[MixPart, Tensor]
@@ -99,13 +109,31 @@ class Planner:
             by_layout.setdefault(self._pool.get(part.ref).layout, []).append(part)
         groups: list[Group] = []
         banks: list[tuple[LayoutBank, int]] = []
-        for layout, parts in by_layout.items():
-            bank = self._banks.of(layout, parts)
+        prepared = self._banks.prepare(by_layout)
+        for bank, (layout, parts) in zip(prepared, by_layout.items(), strict=True):
             buckets = list(_buckets(parts, part_rows))
             slices = bank.arrange(buckets, self._pool)
             groups += [_group(layout, bank, rows, part_rows) for rows in slices]
             banks.append((bank, bank.generation))
         return tuple(groups), tuple(banks)
+
+
+def _row_plan(
+    spans: Sequence[RowSpan],
+    merged: dict[AdapterMix, MergedMix],
+    groups: tuple[Group, ...],
+    banks: tuple[tuple[LayoutBank, int], ...],
+) -> RowPlan:
+    num_rows = sum(span.num_rows for span in spans)
+    return RowPlan(
+        num_rows=num_rows,
+        merged=tuple(
+            MergedRows(mix=merged[mix], rows=None if len(rows) == num_rows else rows)
+            for mix, rows in _merged_rows(spans)
+        ),
+        groups=groups,
+        banks=banks,
+    )
 
 
 def _group(

@@ -1,5 +1,6 @@
 """Routing: which mix each row of the current forward carries, for whoever drives the forward."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,7 +64,7 @@ class SampleRouting:
         self._changed = frozenset[str]().union(*changes.values())
         self._plan = plan
         self._order = order
-        self._plans: dict[tuple[int, int], RowPlan | None] = {}
+        self._plans: dict[tuple[int, int, int], RowPlan | None] = {}
 
     def plan(self, path: str, x: Tensor) -> RowPlan | None:
         """Return the plan for an input whose leading size is the samples' or a multiple of it."""
@@ -71,11 +72,12 @@ class SampleRouting:
             return None
         num_rows = x.numel() // x.shape[-1]
         leading = x.shape[0] if x.ndim > 1 else 1
-        known = self._plans.get((leading, num_rows))
+        key = threading.get_ident(), leading, num_rows  # plans look into banks of their thread
+        known = self._plans.get(key)
         if known is not None and known.is_current:
             return known
         plan = self._plan(self._spans(path, leading, num_rows))
-        self._plans[leading, num_rows] = plan
+        self._plans[key] = plan
         return plan
 
     def _spans(self, path: str, leading: int, num_rows: int) -> list[RowSpan]:
@@ -83,7 +85,7 @@ class SampleRouting:
             mix, apply = self._samples[0]
             return [RowSpan(mix=mix, apply=apply, num_rows=num_rows)]
         samples = self._expanded(path, leading)
-        each = num_rows // leading
+        each = num_rows // max(leading, 1)
         return [RowSpan(mix=mix, apply=apply, num_rows=each) for mix, apply in samples]
 
     def _expanded(self, path: str, leading: int) -> list[tuple[AdapterMix, Apply]]:
@@ -111,19 +113,18 @@ class TokenRouting:
     """Packed tokens: spans of consecutive tokens, and the tokens that the head sees."""
 
     def __init__(
-        self, *, tokens: RowPlan | None, head: RowPlan | None, head_path: str | None, num_rows: int
+        self, *, tokens: RowPlan | None, head: RowPlan | None, head_path: str | None
     ) -> None:
         self._tokens = tokens
         self._head = head
         self._head_path = head_path
-        self._num_rows = num_rows
 
     def plan(self, path: str, x: Tensor) -> RowPlan | None:
         """Return the tokens' plan, or for the head that of the tokens it sees."""
-        if path == self._head_path:
-            return self._head
-        if self._tokens is not None and x.numel() // x.shape[-1] != self._num_rows:
+        plan = self._head if path == self._head_path else self._tokens
+        num_rows = x.numel() // x.shape[-1]
+        if plan is not None and num_rows != plan.num_rows:
             raise RoutingError(
-                f"module {path!r} sees {x.numel() // x.shape[-1]} rows of {self._num_rows} tokens"
+                f"module {path!r} sees {num_rows} rows, but the spans have {plan.num_rows}"
             )
-        return self._tokens
+        return plan

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lokr_core import AdapterMix, AdapterRef, MixError, MixPart, check_adapter_id
+from lokr_core import (
+    Adapter,
+    AdapterMix,
+    AdapterRef,
+    MixError,
+    MixPart,
+    attach,
+    check_adapter_id,
+)
+from tests.core.factors import make_base, random_adapter
 
 WEIGHTS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -127,6 +136,22 @@ def test_module_weights_of_an_absent_adapter_are_refused() -> None:
     """They would be passed over without a word."""
     with pytest.raises(MixError, match="b: has module weights but is not in the mix"):
         AdapterMix.of({ref("a"): 1.0}, {ref("b"): {"*": 1.0}})
+
+
+def test_an_adapter_and_its_ref_are_one_key() -> None:
+    """Weights given under both would drop one of the two without a word."""
+    adapter = random_adapter(attach(make_base()).spec, "a")
+
+    assert AdapterMix.of({adapter: 0.5}) == AdapterMix.of({adapter.ref: 0.5})
+    both: dict[Adapter | AdapterRef, float] = {adapter: 1.0, adapter.ref: 2.0}
+    with pytest.raises(MixError, match="a: the adapter is named twice"):
+        AdapterMix.of(both)
+    patterns: dict[Adapter | AdapterRef, dict[str, float]] = {
+        adapter: {"first": 1.0},
+        adapter.ref: {"second": 1.0},
+    }
+    with pytest.raises(MixError, match="a: has module weights twice"):
+        AdapterMix.of({adapter: 1.0}, patterns)
 
 
 @pytest.mark.parametrize("adapter_id", ["a", "team/style-1.2", "A_b/9", "x" * 128])
