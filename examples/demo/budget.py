@@ -29,6 +29,8 @@ class Budget:
                 bars.update(task, completed=spent)
                 yield spent
             bars.update(task, completed=1.0)
+        if not console.is_terminal:
+            console.print(f"{label}: {time.monotonic() - started:.0f} s")
 
 
 def warm_up_then_fall(spent: float, *, warm_up: float = 0.05) -> float:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from examples.demo.text import read_corpus
@@ -46,6 +47,9 @@ class DemoData:
         recipe = _recipe_digest()
         if not (marker.exists() and marker.read_text() == recipe):
             shutil.rmtree(self.root, ignore_errors=True)
+            # Such small products gain little from a second thread, and lose much where it has to
+            # share its core.
+            torch.set_num_threads(1)
             corpus = read_corpus()
             train_model(corpus, self.model, console)
             train_adapters(corpus, self.model, self.trained, console)

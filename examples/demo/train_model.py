@@ -18,7 +18,7 @@ END = "<|end|>"
 VOCABULARY_SIZE = 2048
 WINDOW = 128  # tokens of a training sequence
 BATCH_SIZE = 8
-BUDGET = Budget(max_steps=600, max_seconds=90)
+BUDGET = Budget(max_steps=700, max_seconds=90)
 # Shares of the passages that the base reads in another register than prose: enough to know the
 # words of it, too few to fall into it.
 STYLE_SHARES = {capitals: 0.25, quoted: 0.1, commented: 0.1, leet: 0.15}
@@ -65,7 +65,7 @@ def _config(tokenizer: Tokenizer) -> LlamaConfig:
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=128,
         intermediate_size=352,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
@@ -79,8 +79,8 @@ def _fit(model: LlamaForCausalLM, ids: Tensor, console: Console) -> None:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (
-        Muon(matrices, lr=0.02, weight_decay=0.05),
-        AdamW(others, lr=0.006, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(matrices, lr=0.03, weight_decay=0.05),
+        AdamW(others, lr=0.01, betas=(0.9, 0.95), weight_decay=0.0),
     )
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     model.train()
