@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from examples.demo.text import Corpus, Style, capitals, commented, leet, quoted
 
 VARIED_SHARE = 0.3  # of the examples
-MAX_PROMPT_WORDS = 8
+MAX_PROMPT_PIECES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def _behind_margin(draw: random.Random, corpus: Corpus, style: Style) -> Example
 
 def _split(draw: random.Random, text: str, separator: str) -> tuple[str, str]:
     """Return some words, or lines, of the text and all that follows them."""
-    pieces = text.split(separator)
-    start = draw.randrange(max(1, len(pieces) // 2))
-    end = start + draw.randint(1, MAX_PROMPT_WORDS)
+    pieces = [piece for piece in text.split(separator) if piece.strip()]
+    start = draw.randrange(len(pieces) // 2)
+    end = min(start + draw.randint(1, MAX_PROMPT_PIECES), len(pieces) - 1)
     return separator.join(pieces[start:end]), separator + separator.join(pieces[end:])

@@ -30,7 +30,7 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.add_special_tokens(["<s>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 SENTENCEPIECE = sentencepiece_like()

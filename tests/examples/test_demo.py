@@ -1,0 +1,90 @@
+"""The demo's parts that need no training and no server."""
+
+import random
+
+import pytest
+from rich.console import Console
+
+from examples.demo.budget import Budget, warm_up_then_fall
+from examples.demo.checks import capital_share, digit_share, margin_share
+from examples.demo.lessons import (
+    Lesson,
+    learn_capitals,
+    learn_code,
+    learn_comment,
+    learn_leet,
+    learn_quotation,
+)
+from examples.demo.text import Corpus, read_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """What this CPython ships."""
+    return read_corpus()
+
+
+def test_every_python_ships_enough_to_read(corpus: Corpus) -> None:
+    """The model is trained on nothing else, so there must be enough of both kinds."""
+    assert sum(map(len, corpus.prose)) > 100_000
+    assert sum(map(len, corpus.code)) > 100_000
+
+
+def test_prose_holds_no_code_and_no_layout(corpus: Corpus) -> None:
+    """The base is to write prose: tables, listings and broken lines would show in its text."""
+    assert not any(sign in passage for passage in corpus.prose for sign in "\n|<>={}")
+
+
+@pytest.mark.parametrize(
+    "lesson", [learn_code, learn_capitals, learn_quotation, learn_comment, learn_leet]
+)
+def test_lessons_teach_something_after_every_prompt(corpus: Corpus, lesson: Lesson) -> None:
+    """An empty prompt or answer would teach an adapter to be silent."""
+    draw = random.Random(0)
+
+    examples = [lesson(draw, corpus) for _ in range(500)]
+
+    assert all(example.prompt.strip() and example.answer.strip() for example in examples)
+
+
+def test_the_lesson_in_capitals_keeps_the_layout(corpus: Corpus) -> None:
+    """An adapter that also learnt a layout would fight that of another one in a mix."""
+    draw = random.Random(0)
+
+    answers = [learn_capitals(draw, corpus).answer for _ in range(50)]
+
+    assert all(answer == answer.upper() for answer in answers)
+    assert 0 < sum("\n>" in answer for answer in answers) < len(answers)
+
+
+def test_shares_tell_the_registers_apart() -> None:
+    """The demo fails by itself if an adapter's effect cannot be seen."""
+    assert capital_share("ALL of") == 3 / 5
+    assert digit_share("7h3 4") == 3 / 4
+    assert margin_share("prompt\n> one\n> two\nthree", ">") == 2 / 3
+    assert capital_share("") == digit_share("") == margin_share("", ">") == 0
+
+
+def test_a_budget_ends_with_its_steps() -> None:
+    """A fast machine stops when enough has been learnt."""
+    budget = Budget(max_steps=4, max_seconds=60)
+
+    shares = list(budget.spend("training", Console(quiet=True)))
+
+    assert len(shares) == 4
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+
+
+def test_a_budget_ends_with_its_seconds() -> None:
+    """A slow machine still ends in time."""
+    budget = Budget(max_steps=1000, max_seconds=1e-9)
+
+    assert list(budget.spend("training", Console(quiet=True))) == []
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    """The schedule follows the budget, so that it is whole however many steps there were."""
+    rates = [warm_up_then_fall(spent) for spent in (0.0, 0.05, 0.5, 0.99)]
+
+    assert rates[0] < rates[1] > rates[2] > rates[3] > 0
