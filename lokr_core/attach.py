@@ -48,6 +48,7 @@ class Adapted:
         )
         self._costs = CostModel(self._pool, self.spec)
         self._router = Router()
+        self._is_attached = True
         for path, module in self.spec.modules.items():
             if isinstance(module.module.__dict__.get("forward"), RoutedLinear):
                 raise LokrError(f"module {path!r} is attached already; detach it first")
@@ -76,7 +77,8 @@ class Adapted:
         self.merges.discard_adapter(ref)
 
     def detach(self) -> None:
-        """Give the model back as it was."""
+        """Give the model back as it was; nothing can be applied to it afterwards."""
+        self._is_attached = False
         for module in self.spec.modules.values():
             routed = module.module.__dict__.get("forward")
             if isinstance(routed, RoutedLinear):
@@ -122,6 +124,7 @@ class Adapted:
             MergeBudgetError: A merged mix does not fit the merge cache.
             RoutingError: From a forward, where rows cannot be matched to mixes.
         """
+        self._require_attached()
         batch = [mixes] if isinstance(mixes, AdapterMix) else list(mixes)
         if not batch:
             raise RoutingError("no mix was given; AdapterMix() is the base model")
@@ -153,11 +156,16 @@ class Adapted:
             spans: The mix of each run of consecutive tokens, all flattened rows in order.
             head: Path of the output head, and the spans of the rows that it sees.
         """
+        self._require_attached()
         head_path, head_spans = head if head is not None else (None, ())
         plans = self._plans.token_plans(tuple(spans), tuple(head_spans))
         routing = TokenRouting(tokens=plans.tokens, head=plans.head, head_path=head_path)
         with self._router.activate(routing):
             yield
+
+    def _require_attached(self) -> None:
+        if not self._is_attached:
+            raise LokrError("the model was detached; attach it again to apply adapters")
 
     def _lease_merged(self, mix: AdapterMix, apply: ApplyWord, stack: ExitStack) -> Apply:
         """Lease the merged weights of a mix where it is to be applied merged."""

@@ -38,15 +38,25 @@ def linear_kind(module: nn.Module) -> LinearKind | None:
     return None
 
 
-def _bypassed(component: nn.Module) -> Iterator[str]:
-    """Yield the paths of linear modules whose weight is used without their forward."""
+# Linear modules whose weight their parent uses without their forward.
+_BYPASSED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (nn.MultiheadAttention, ("out_proj",)),
+    (nn.TransformerEncoderLayer, ("linear1", "linear2")),  # its fast path, in evaluation
+)
+
+
+def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the path of each linear module that cannot be routed, and why."""
     for path, module in component.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            yield f"{path}.out_proj".removeprefix(".")
+        for kind, names in _BYPASSED:
+            if isinstance(module, kind):
+                for name in names:
+                    reason = f"nn.{kind.__name__} uses its weight without calling it"
+                    yield f"{path}.{name}".removeprefix("."), reason
 
 
 def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
-    bypassed = set(_bypassed(component))
+    refusals = dict(_refusals(component))
     for path, module in component.named_modules():
         kind = linear_kind(module)
         if kind is None:
@@ -55,9 +65,7 @@ def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
             path=f"{prefix}.{path}" if prefix and path else prefix or path,
             kind=kind,
             module=module,
-            refusal="nn.MultiheadAttention uses its weight without calling it"
-            if path in bypassed
-            else None,
+            refusal=refusals.get(path),
         )
 
 

@@ -61,6 +61,12 @@ class Group:
         )
         self._prepared: dict[str, tuple[BatchedDelta, Gain | None]] = {}
 
+    @property
+    def changed_rows(self) -> Tensor:
+        """The rows that the group changes; one may stand there several times."""
+        rows = self._rows
+        return rows.gather if rows.filled is None else rows.gather[rows.filled]
+
     def with_rows(self, part_rows: Mapping[MixPart, Tensor]) -> "Group":
         """Return a group of the same entries for the rows of another module."""
         none = torch.zeros(0, dtype=torch.long)
@@ -130,5 +136,6 @@ class Group:
         return values * delta.product(rows) + weight * (values - 1) * plain
 
     def _weights(self, path: str) -> Tensor:
-        """Return each entry's weight on a module, [E]."""
-        return torch.tensor([module_weight(part, path) for part in self.parts])
+        """Return each entry's weight on a module, [E], float64."""
+        weights = [module_weight(part, path) for part in self.parts]
+        return torch.tensor(weights, dtype=torch.float64)

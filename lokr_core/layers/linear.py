@@ -72,7 +72,11 @@ class RoutedLinear:
         base = wide.clone() if has_gain else wide
         for group in groups:
             group.add_to(wide, wide_x, base, self._spec)
-        return wide.to(flat.dtype)
+        if wide is flat:
+            return flat
+        # Only changed rows are written back: a NaN of the others would lose its sign and payload.
+        rows = torch.cat([group.changed_rows for group in groups]).unique()
+        return flat.index_copy_(0, rows, wide[rows].to(flat.dtype))
 
     def _linear(self, x: Tensor, merged: MergedRows) -> Tensor:
         """Return the merged module's output."""

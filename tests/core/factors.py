@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from lokr_core.weights import (
 )
 
 SIZES = st.integers(1, 5)
+assert_close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)  # of float64
 FORMS = ["full", "low rank w2", "low rank both", "lora", "hadamard", "dora output", "dora input"]
 
 

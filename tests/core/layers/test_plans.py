@@ -10,7 +10,7 @@ from torch import Tensor
 from lokr_core import Adapted, AdapterMix, Apply, MergeError, RoutingError, RowSpan, attach
 from lokr_core.layers.plans import Plans
 from lokr_core.pool import AdapterPool
-from tests.core.factors import Base, draw, make_base, random_adapter
+from tests.core.factors import Base, assert_close, draw, make_base, random_adapter
 
 FORMS = ["low rank w2", "low rank both"]
 
@@ -54,7 +54,7 @@ def assert_routed(adapted: Adapted, *rows: tuple[AdapterMix, int]) -> None:
     with adapted.route(spans_of(*rows)):
         found = model_of(adapted)(x)
 
-    torch.testing.assert_close(found, torch.cat(wanted))
+    assert_close(found, torch.cat(wanted))
 
 
 def test_a_kept_plan_is_made_anew_when_its_rows_are_written_over() -> None:
@@ -81,7 +81,7 @@ def test_the_head_may_see_other_rows_than_the_tokens() -> None:
             hidden = torch.tanh(model.second(torch.tanh(model.first(x))))
             found = model.head(hidden[[5, 305]])
 
-        torch.testing.assert_close(found, torch.cat(wanted))
+        assert_close(found, torch.cat(wanted))
 
 
 def test_a_head_that_nobody_adapts_is_the_base() -> None:
