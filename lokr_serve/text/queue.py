@@ -64,19 +64,22 @@ class FairQueue(Generic[T]):
         lane.items[item] = cost
         self._key_of[item] = key
 
+    def peek(self) -> T:
+        """Return the item that :meth:`pop` would.
+
+        Raises:
+            IndexError: Nothing waits.
+        """
+        return next(iter(self._lanes[self._next_key()].items))
+
     def pop(self) -> T:
         """Remove and return the next item.
 
         Raises:
             IndexError: Nothing waits.
         """
-        while True:
-            _, _, key = self._order[0]
-            lane = self._lanes[key]
-            if lane.items:
-                break
-            heappop(self._order)  # has waited idle until the others were level with it
-            del self._lanes[key]
+        key = self._next_key()
+        lane = self._lanes[key]
         item, cost = lane.items.popitem(last=False)
         del self._key_of[item]
         self._now = lane.served
@@ -92,6 +95,15 @@ class FairQueue(Generic[T]):
         del self._lanes[self._key_of.pop(item)].items[item]
         self._forget_if_empty()
         return True
+
+    def _next_key(self) -> Hashable:
+        """Return the key whose turn it is, after closing accounts that nobody waits on."""
+        while True:
+            _, _, key = self._order[0]
+            if self._lanes[key].items:
+                return key
+            heappop(self._order)  # has waited idle until the others were level with it
+            del self._lanes[key]
 
     def _entry(self, lane: _Lane[T], key: Hashable) -> tuple[int, int, Hashable]:
         self._num_entries += 1

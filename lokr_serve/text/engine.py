@@ -1,0 +1,233 @@
+"""TextEngine: the thread that schedules, runs and samples, and the door to it."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from lokr_core import Adapted
+from lokr_serve.config import TextSettings
+from lokr_serve.errors import EngineStoppedError, InvalidRequestError, QueueFullError
+from lokr_serve.metrics import Metrics
+from lokr_serve.text.generation import Generation, Mailbox
+from lokr_serve.text.prompt import PromptLimits
+from lokr_serve.text.schedule import Job, Limits, Schedule
+from lokr_serve.types import Finished, GenerationEvent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHealth:
+    """Whether the engine does its work."""
+
+    is_alive: bool
+    stuck_seconds: float  # how long the step that runs has been running
+    error: str | None  # why the engine ended
+
+
+class TextEngine:
+    """Generates text for many requests at once, each with its own mix.
+
+    One thread does all torch work. Requests reach it through a list of commands; events come back
+    through one mailbox for each request.
+    """
+
+    def __init__(
+        self,
+        *,
+        adapted: Adapted,
+        tokenizer: PreTrainedTokenizerFast | None,
+        settings: TextSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._adapted = adapted
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._metrics = metrics
+        self._limits = model_limits(adapted, settings, tokenizer)
+        self._commands: list[Job] = []  # submitted, or to be cancelled
+        self._wake = threading.Condition()
+        self._num_waiting = 0
+        self._is_stopping = False
+        self._error: str | None = None
+        self._step_started_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
+
+    @property
+    def prompt_limits(self) -> PromptLimits:
+        """What a prompt may be."""
+        return PromptLimits(
+            vocab_size=self._limits.vocab_size, max_prompt_tokens=self._limits.max_prompt_tokens
+        )
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread; every live request gets EngineStoppedError."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def check(self, generation: Generation) -> None:
+        """Refuse what can never run.
+
+        Raises:
+            InvalidRequestError: The prompt, or a number of sequences, is beyond the limits.
+        """
+        num_tokens = len(generation.prompt_ids)
+        limits = self._limits
+        if not num_tokens:
+            raise InvalidRequestError("prompt", "is empty")
+        if num_tokens > limits.max_prompt_tokens:
+            raise InvalidRequestError(
+                "prompt",
+                f"has {num_tokens} tokens, but the limit is {limits.max_prompt_tokens}",
+            )
+        if generation.sampling.n > self._settings.max_rows:
+            raise InvalidRequestError(
+                "sampling.n",
+                f"{generation.sampling.n} sequences are more than the "
+                f"{self._settings.max_rows} that run at once",
+            )
+        for field, ids in (
+            ("token_ids.ids", generation.prompt_ids),
+            ("sampling.stop_token_ids", generation.sampling.stop_token_ids),
+        ):
+            for i, token_id in enumerate(ids):
+                if not 0 <= token_id < limits.vocab_size:
+                    raise InvalidRequestError(
+                        f"{field}[{i}]", f"{token_id} is not below {limits.vocab_size}"
+                    )
+
+    async def generate(self, generation: Generation) -> AsyncIterator[GenerationEvent]:
+        """Yield the events of one request until each of its sequences has finished.
+
+        Closing the iterator cancels the request; its rows are free at the next step.
+
+        Raises:
+            InvalidRequestError: The request can never run.
+            QueueFullError: Too many requests wait already.
+            GenerationFailedError: The request cannot be computed, even alone.
+            EngineStoppedError: The engine has ended.
+        """
+        self.check(generation)
+        job = Job(generation, Mailbox(asyncio.get_running_loop()), self._limits, self._tokenizer)
+        self._submit(job)
+        num_left = generation.sampling.n
+        try:
+            while num_left:
+                for event in await job.mailbox.take():
+                    num_left -= isinstance(event, Finished)
+                    yield event
+        finally:
+            if num_left:
+                job.is_cancelled = True
+                self._command(job)
+
+    def health(self) -> EngineHealth:
+        """Return whether the engine does its work."""
+        started_at = self._step_started_at
+        return EngineHealth(
+            is_alive=self._thread.is_alive(),
+            stuck_seconds=0.0 if started_at is None else time.monotonic() - started_at,
+            error=self._error,
+        )
+
+    def _submit(self, job: Job) -> None:
+        with self._wake:
+            if self._error is not None or self._is_stopping:
+                raise EngineStoppedError("the engine has stopped; send the request elsewhere")
+            if self._num_waiting >= self._settings.max_queue:
+                raise QueueFullError(self._settings.max_queue)
+            self._num_waiting += 1
+            self._commands.append(job)
+            self._wake.notify()
+
+    def _command(self, job: Job) -> None:
+        with self._wake:
+            self._commands.append(job)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        """Run until stopped; whatever happens, every request gets its end."""
+        schedule = None
+        try:
+            schedule = Schedule(self._adapted, self._settings, self._metrics)
+            while self._take_commands(schedule):
+                self._step_started_at = time.monotonic()
+                schedule.step()
+                self._step_started_at = None
+        except Exception as error:
+            logger.exception("the engine has failed")
+            with self._wake:
+                self._error = type(error).__name__
+        finally:
+            self._step_started_at = None
+            self._end_all(schedule)
+
+    def _take_commands(self, schedule: Schedule) -> bool:
+        """Hand what was asked for to the schedule, waiting while there is nothing to do."""
+        with self._wake:
+            self._num_waiting = schedule.num_waiting
+            self._wake.wait_for(lambda: self._commands or self._is_stopping or not schedule.is_idle)
+            commands, self._commands = self._commands, []
+            self._num_waiting += sum(not job.is_cancelled for job in commands)
+        for job in commands:
+            if job.is_cancelled:
+                schedule.cancel(job)
+            else:
+                schedule.submit(job)
+        return not self._is_stopping
+
+    def _end_all(self, schedule: Schedule | None) -> None:
+        with self._wake:
+            self._is_stopping = True
+            commands, self._commands = self._commands, []
+        jobs = {*commands, *(schedule.jobs() if schedule is not None else ())}
+        for job in jobs:
+            job.fail(EngineStoppedError("the engine stopped before the request had finished"))
+
+
+def model_limits(
+    adapted: Adapted, settings: TextSettings, tokenizer: PreTrainedTokenizerFast | None
+) -> Limits:
+    """Return what one request may take of the model and of the cache.
+
+    A row may not outgrow the key-value cache, so that is a limit on the context like the model's
+    own; one page is kept free so that a row that runs alone can always go on.
+    """
+    model = adapted.model
+    assert isinstance(model, PreTrainedModel)
+    config: PretrainedConfig = model.config.get_text_config()
+    positions = settings.cache_tokens - settings.page_tokens
+    own: object = getattr(config, "max_position_embeddings", None)
+    if isinstance(own, int):
+        positions = min(positions, own)
+    max_prompt = min(positions - 1, settings.max_prompt_tokens or positions)
+    return Limits(
+        vocab_size=config.vocab_size,
+        max_positions=positions,
+        max_prompt_tokens=max_prompt,
+        eos_ids=_eos_ids(model, tokenizer),
+    )
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> frozenset[int]:
+    """Return the tokens that end a sequence: the generation config's, or the tokenizer's."""
+    config = model.generation_config
+    own = config.eos_token_id if config is not None else None
+    if own is None and tokenizer is not None:
+        own = tokenizer.eos_token_id
+    if own is None:
+        return frozenset()
+    ids = own if isinstance(own, list) else [own]
+    return frozenset(token_id for token_id in ids if isinstance(token_id, int) and token_id >= 0)

@@ -1,0 +1,280 @@
+"""Schedule: which requests have rows, step by step; lives on the engine's thread."""
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lokr_core import Adapted, Apply, LokrError
+from lokr_serve.config import TextSettings
+from lokr_serve.errors import GenerationFailedError, NumericsError
+from lokr_serve.metrics import Metrics
+from lokr_serve.text.batching import BatchRow, PagedBatch, StepOutcome
+from lokr_serve.text.generation import Generation, Mailbox
+from lokr_serve.text.isolation import Isolation
+from lokr_serve.text.queue import FairQueue
+from lokr_serve.text.sampling import Sampled
+from lokr_serve.text.sequence import SequenceSpec, SequenceState
+from lokr_serve.types import Finished, GenerationEvent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may take of the model."""
+
+    vocab_size: int
+    max_positions: int  # prompt and output together
+    max_prompt_tokens: int
+    eos_ids: frozenset[int]
+
+
+class Job:
+    """A request in the engine: its sequences, and the mailbox that its events go to."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        mailbox: Mailbox,
+        limits: Limits,
+        tokenizer: PreTrainedTokenizerFast | None,
+    ) -> None:
+        self.generation = generation
+        self.mailbox = mailbox
+        self.is_cancelled = False
+        self.rows: list[Row] = []
+        self._limits = limits
+        self._tokenizer = tokenizer
+
+    @property
+    def cost(self) -> int:
+        """The most tokens that the request can take, its share of the queue."""
+        sampling = self.generation.sampling
+        each = len(self.generation.prompt_ids) + sampling.max_tokens
+        return sampling.n * min(each, self._limits.max_positions)
+
+    def build_sequence(self, index: int) -> SequenceState:
+        """Return one of the request's sequences, before its first token."""
+        generation = self.generation
+        spec = SequenceSpec(
+            index=index,
+            prompt_ids=generation.prompt_ids,
+            sampling=generation.sampling,
+            seed=generation.seed,
+            eos_ids=self._limits.eos_ids,
+            max_positions=self._limits.max_positions,
+            accepted_at=generation.accepted_at,
+        )
+        return SequenceState(spec, self._tokenizer)
+
+    def fail(self, error: LokrError) -> None:
+        """Post the error that ends the request."""
+        post(self.mailbox, lambda: self.mailbox.fail(error))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One sequence of a request that has a place in the batch."""
+
+    row_id: str
+    job: Job
+    sequence: SequenceState
+
+    def batch_row(self) -> BatchRow:
+        """Return the row as the batch sees it; one that starts over brings its output."""
+        generation = self.job.generation
+        return BatchRow(
+            row_id=self.row_id,
+            token_ids=(*generation.prompt_ids, *self.sequence.output_ids),
+            mix=generation.mix,
+            apply=Apply.UNMERGED if generation.mix.is_base else generation.apply,
+            salt=generation.salt,
+            sampler=self.sequence.sampler_row(),
+        )
+
+
+class Schedule:
+    """The waiting line, the rows of the batch, and what to do when a step fails."""
+
+    def __init__(self, adapted: Adapted, settings: TextSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._max_rows = settings.max_rows
+        self._queue: FairQueue[Job] = FairQueue(settings.max_queue)
+        self._batch = PagedBatch(adapted, settings)
+        self._rows: dict[str, Row] = {}  # of every running request, in the batch or held back
+        self._isolation: Isolation[Row] = Isolation()
+        self._outbox: dict[Mailbox, list[GenerationEvent]] = {}
+        self._row_ids = itertools.count()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._rows and not len(self._queue)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many requests have no row yet."""
+        return len(self._queue)
+
+    def jobs(self) -> set[Job]:
+        """Take every request out, waiting or running."""
+        jobs = {row.job for row in self._rows.values()}
+        while len(self._queue):
+            jobs.add(self._queue.pop())
+        return jobs
+
+    def submit(self, job: Job) -> None:
+        """Put a request into the waiting line."""
+        self._queue.push(job, key=job.generation.mix, cost=job.cost)
+
+    def cancel(self, job: Job) -> None:
+        """Take a request out, wherever it is."""
+        self._queue.remove(job)
+        self._end(job)
+
+    def step(self) -> None:
+        """Admit requests while there is room, run one step, and post what it gave.
+
+        Raises:
+            torch.AcceleratorError: The device has failed for good.
+        """
+        self._go_on()
+        self._admit()
+        began_at = time.monotonic()
+        try:
+            outcome = self._batch.step()
+        except torch.AcceleratorError:
+            raise
+        except Exception:
+            logger.exception("a step failed; its rows are tried again apart")
+            self._recover()
+            outcome = None
+        if outcome is not None:
+            self._observe(outcome, time.monotonic() - began_at)
+            self._advance(outcome)
+        self._flush()
+
+    def _admit(self) -> None:
+        """Give rows to the requests whose turn it is; none while rows are tested apart."""
+        while not self._isolation.is_active and len(self._queue):
+            job = self._queue.peek()
+            if len(self._rows) + job.generation.sampling.n > self._max_rows:
+                break
+            self._queue.pop()
+            now = time.monotonic()
+            self._metrics.queue_seconds.observe(now - job.generation.accepted_at)
+            self._metrics.prompt_tokens.inc(len(job.generation.prompt_ids))
+            for index in range(job.generation.sampling.n):
+                self._place(job, index, now)
+        self._metrics.requests_running.set(len(self._rows))
+        self._metrics.requests_waiting.set(len(self._queue))
+
+    def _place(self, job: Job, index: int, now: float) -> None:
+        sequence = job.build_sequence(index)
+        sequence.begin(now)
+        row = Row(f"row-{next(self._row_ids)}", job, sequence)
+        job.rows.append(row)
+        self._rows[row.row_id] = row
+        self._batch.add(row.batch_row())
+
+    def _advance(self, outcome: StepOutcome) -> None:
+        now = time.monotonic()
+        for row_id, sampled in outcome.tokens:
+            row = self._rows.get(row_id)
+            if row is None:
+                continue  # a sequence of the same request has just failed
+            if isinstance(sampled, NumericsError):
+                logger.error("request %s: %s", row.job.generation.request_id, sampled)
+                self._fail(row.job)
+            else:
+                self._advance_row(row, sampled, now)
+
+    def _advance_row(self, row: Row, sampled: Sampled, now: float) -> None:
+        is_first = not row.sequence.output_ids
+        if is_first:
+            row.sequence.cached_prompt_tokens = self._batch.cached_tokens(row.row_id)
+            self._metrics.cached_prompt_tokens.inc(row.sequence.cached_prompt_tokens)
+            self._metrics.time_to_first_token.observe(now - row.job.generation.accepted_at)
+        advance = row.sequence.advance(sampled, now)
+        events = self._outbox.setdefault(row.job.mailbox, [])
+        events.append(advance.chunk)
+        if advance.finished is not None:
+            events.append(advance.finished)
+            self._remove(row)
+            self._observe_end(advance.finished)
+        elif self._isolation.is_active:
+            self._batch.remove(row.row_id)
+            self._isolation.clear(row)
+
+    def _observe(self, outcome: StepOutcome, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.step_seconds.observe(seconds)
+        metrics.step_rows.observe(outcome.num_rows)
+        metrics.step_mixes.observe(outcome.num_mixes)
+        metrics.generated_tokens.inc(len(outcome.tokens))
+        metrics.rows.labels("merged").inc(outcome.num_merged_rows)
+        metrics.rows.labels("unmerged").inc(outcome.num_rows - outcome.num_merged_rows)
+
+    def _observe_end(self, finished: Finished) -> None:
+        timing, num_tokens = finished.timing, finished.usage.completion_tokens
+        if num_tokens > 1:
+            seconds = timing.total_seconds - timing.first_token_seconds
+            self._metrics.time_per_output_token.observe(seconds / (num_tokens - 1))
+
+    def _recover(self) -> None:
+        """Take every row out of the batch after a failed step, and see who can run."""
+        self._metrics.step_failures.inc()
+        scheduled = [self._rows[row_id] for row_id in self._batch.scheduled()]
+        running = list(self._rows.values())
+        if self._isolation.is_active:
+            running = list(self._isolation.testing) or running
+        self._batch.reset()
+        culprit = self._isolation.fail(scheduled, running)
+        if culprit is not None:
+            self._fail(culprit.job)
+
+    def _go_on(self) -> None:
+        """Begin the next test once no row is left in the last one."""
+        if self._isolation.is_active and not self._isolation.testing:
+            for row in self._isolation.next_rows():
+                self._batch.add(row.batch_row())
+
+    def _fail(self, job: Job) -> None:
+        """End a request that cannot be computed."""
+        job.fail(GenerationFailedError(job.generation.request_id))
+        self._end(job)
+
+    def _end(self, job: Job) -> None:
+        for row in job.rows:
+            if self._rows.get(row.row_id) is row:
+                self._remove(row)
+
+    def _remove(self, row: Row) -> None:
+        del self._rows[row.row_id]
+        self._batch.remove(row.row_id)
+        self._isolation.discard(row)
+
+    def _flush(self) -> None:
+        """Post the events of the step, once for each loop."""
+        outbox, self._outbox = self._outbox, {}
+        for loop in {mailbox.loop for mailbox in outbox}:
+            sent = [(box, events) for box, events in outbox.items() if box.loop is loop]
+            post(sent[0][0], partial(_deliver, sent))
+
+
+def _deliver(sent: Sequence[tuple[Mailbox, list[GenerationEvent]]]) -> None:
+    for mailbox, events in sent:
+        mailbox.put(events)
+
+
+def post(mailbox: Mailbox, call: Callable[[], None]) -> None:
+    """Run a call on the mailbox's loop; nobody reads any more where that is closed."""
+    with contextlib.suppress(RuntimeError):
+        mailbox.loop.call_soon_threadsafe(call)
