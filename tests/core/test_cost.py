@@ -1,0 +1,75 @@
+"""Costs are counted from shapes, by hand here."""
+
+import pytest
+
+from lokr_core import AdapterMix, MixCost, attach
+from tests.core.factors import build_adapter, make_base, random_adapter, random_module
+
+BASE_MACS = 12 * 20 + 20 * 15 + 15 * 6
+
+
+def cost(*forms: str) -> MixCost:
+    """Return the cost of a mix of adapters of rank 2 on the module of 20 inputs, 15 outputs."""
+    adapted = attach(make_base())
+    adapters = [
+        random_adapter(adapted.spec, f"a{n}", form, paths=("second",))
+        for n, form in enumerate(forms)
+    ]
+    for adapter in adapters:
+        adapted.add(adapter)
+    return adapted.cost(AdapterMix.of(dict.fromkeys(adapters, 1.0)))
+
+
+def test_the_base_costs_nothing_more() -> None:
+    """A row of the base goes through its linear layers alone."""
+    assert cost() == MixCost(base_macs=BASE_MACS, unmerged_macs=0, merge_macs=0, merged_bytes=0)
+
+
+# w1 is 3 x 2 and w2 5 x 10, of rank 2: b is 2 x 10, a is 5 x 2.
+LOW_RANK_ROW = 2 * 20 + 3 * 4 + 3 * 10  # 2 rows by b, then w1 on 2 columns, then a
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "merge"),
+    [
+        ("full", min(3 * 2 * 10 + 3 * 50, 2 * 50 + 3 * 2 * 5), 300),
+        ("low rank w2", LOW_RANK_ROW, 5 * 10 * 2 + 300),
+        ("lora", 2 * 20 + 2 + 15 * 2, 15 * 20 * 2 + 300),
+        ("hadamard", 2 * 300 * 2 + 300 + 300, 2 * 300 * 2 + 300),
+        ("dora output", LOW_RANK_ROW + 15, 5 * 10 * 2 + 300),
+        ("dora input", LOW_RANK_ROW + 15 + 300, 5 * 10 * 2 + 300),
+    ],
+)
+def test_each_form_is_counted(form: str, row: int, merge: int) -> None:
+    """The way of application is chosen by these figures."""
+    counted = cost(form)
+
+    assert counted.base_macs == BASE_MACS
+    assert counted.merged_bytes == 15 * 20 * 8
+    assert counted.unmerged_macs == row
+    assert counted.merge_macs == merge
+
+
+def test_a_mix_costs_the_sum_of_its_parts() -> None:
+    """Merging writes each weight once, however many parts change it."""
+    one, other, both = cost("full"), cost("low rank w2"), cost("full", "low rank w2")
+
+    assert both.unmerged_macs == one.unmerged_macs + other.unmerged_macs
+    assert both.merge_macs == one.merge_macs + other.merge_macs
+    assert both.merged_bytes == one.merged_bytes
+
+
+def test_adapters_of_one_layout_cost_the_same() -> None:
+    """Costs are counted once for each layout."""
+    adapted = attach(make_base())
+    weight = make_base().second.weight
+    adapters = [
+        build_adapter(adapted.spec, f"a{seed}", {"second": random_module(weight, "full", seed)})
+        for seed in (1, 2)
+    ]
+    for adapter in adapters:
+        adapted.add(adapter)
+
+    first, second = (adapted.cost(AdapterMix.of({adapter: 1.0})) for adapter in adapters)
+
+    assert first == second
