@@ -48,11 +48,6 @@ class Plans(threading.local):
         self._kept: dict[tuple[Spans, Spans], TokenPlans] = {}
         self._seen = (0, 0)  # removals from the pool, drops from the merge cache
 
-    @property
-    def bank_bytes(self) -> int:
-        """Bytes of this thread's banks."""
-        return self._banks.num_bytes
-
     def plan(self, spans: Sequence[RowSpan]) -> RowPlan | None:
         """Return the plan for rows that lie as ``spans`` say, or None if all are the base's."""
         self._forget_dropped()
