@@ -1,0 +1,1 @@
+"""What serving costs, each figure a ratio against a baseline."""
