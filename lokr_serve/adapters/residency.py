@@ -101,20 +101,21 @@ class Residency:
             AdapterBudgetError: There is no room beside what is leased or pinned, or pins would
                 take too much; nothing has changed.
         """
+        self._sweep()
         adapter_id = adapter.ref.adapter_id
         if pinned:
             self._require_pinnable(adapter_id, adapter.num_bytes)
         current = self._current.get(adapter_id)
         if current is None or current.ref != adapter.ref:
-            self._sweep()
-            needed_bytes = 0 if adapter.ref in self._leaving else adapter.num_bytes
+            known = self._leaving.get(adapter.ref)
+            is_leased = known is not None and known.num_leases > 0
+            needed_bytes = 0 if is_leased else adapter.num_bytes
             self.require_room(adapter_id, needed_bytes)
             self._adapted.add(adapter)
             self.drop(adapter_id, LeaveReason.REPLACE)
             self._evict(needed_bytes)
             current = self._enter(adapter)
         self._set_pinned(current, pinned)
-        self._report()
         return current
 
     def lease(self, resident: Resident) -> None:
@@ -132,7 +133,6 @@ class Residency:
             self._settle(resident)
         else:
             self._free(resident)
-            self._report()
 
     def set_pinned(self, adapter_id: str, pinned: bool) -> None:
         """Keep a resident adapter from eviction, or allow it again.
@@ -155,7 +155,6 @@ class Residency:
         if resident is None:
             return 0
         self._retire(resident, reason)
-        self._report()
         return resident.num_bytes
 
     @property
@@ -203,6 +202,7 @@ class Residency:
             self._used_bytes += adapter.num_bytes
         resident.leaving = None
         self._current[adapter.ref.adapter_id] = resident
+        self._report()
         return resident
 
     def _retire(self, resident: Resident, reason: LeaveReason) -> None:
@@ -215,6 +215,7 @@ class Residency:
             resident.is_pinned = False
         resident.leaving = reason
         self._leaving[resident.ref] = resident
+        self._report()
         self._free(resident)
 
     def _free(self, resident: Resident) -> None:
@@ -229,6 +230,7 @@ class Residency:
         self._used_bytes -= resident.num_bytes
         assert resident.leaving is not None
         self._metrics.adapter_evictions.labels(resident.leaving.value).inc()
+        self._report()
 
     def _sweep(self) -> None:
         for resident in list(self._leaving.values()):

@@ -225,6 +225,23 @@ def test_what_is_about_to_be_freed_counts_as_room(
     assert residency.recent(10) == ["d", "c", "b"]
 
 
+def test_a_version_that_comes_back_while_a_forward_runs_needs_its_room_again(
+    residency: Residency, read: ReadAdapter, adapted: Adapted, metrics: Metrics
+) -> None:
+    """What was counted as leaving must not stay for nothing, beyond the budget."""
+    leaving = read("a", 1)
+    residency.publish(leaving, pinned=False)
+
+    with adapted.using(AdapterMix.of({leaving.ref: 1.0})):
+        residency.drop("a", LeaveReason.UNLOAD)
+        for seed, name in enumerate("bcd"):
+            residency.lease(residency.publish(read(name, seed), pinned=False))
+        with pytest.raises(AdapterBudgetError):
+            residency.publish(leaving, pinned=False)
+
+    assert residency.get("a") is None
+
+
 def test_dropping_what_is_not_there_frees_nothing(residency: Residency) -> None:
     """A registered adapter that was never loaded has no bytes to give back."""
     assert residency.drop("a", LeaveReason.UNLOAD) == 0
