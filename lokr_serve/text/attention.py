@@ -41,7 +41,8 @@ def paged_attention(
         value: New values.
         attention_mask: Read only without a paged cache.
         kwargs: What the model passes on; with a paged cache ``cu_seq_lens_q`` and
-            ``cu_seq_lens_k`` say where each request begins.
+            ``cu_seq_lens_k`` say where each request begins, and ``sliding_window`` how many
+            keys a token sees, if not all.
     """
     cache = kwargs.get("cache")
     if not isinstance(cache, PagedAttentionCache):
@@ -52,7 +53,7 @@ def paged_attention(
     layer = module.layer_idx
     assert isinstance(layer, int)
     key, value = cache.update(key_states=key, value_states=value, layer_idx=layer, kwargs=kwargs)
-    window = getattr(module, "sliding_window", None)
+    window = kwargs.get("sliding_window")
     out = torch.empty_like(query)
     for rows, keys in _requests(kwargs["cu_seq_lens_q"], kwargs["cu_seq_lens_k"]):
         out[:, :, rows] = _attend(
