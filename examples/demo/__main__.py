@@ -13,7 +13,7 @@ from examples.demo.checks import problems
 from examples.demo.data import DemoData
 from examples.demo.report import print_report, shown_live
 from examples.demo.scenes import Play, Stage, hire_cast
-from examples.demo.server import DemoError, running_server, serve_command
+from examples.demo.server import DemoError, free_ports, running_server, serve_command
 from lokr_serve.client import AsyncClient
 
 FOLDER = Path("demo-data")
@@ -35,19 +35,11 @@ def main() -> None:
     if unseen:
         sys.exit(1)
     console.print("\nGo on from here:")
-    command = [
-        "lokr-serve",
-        "serve",
-        "--model",
-        str(data.model),
-        "--adapter-dir",
-        str(data.adapters),
-    ]
-    console.print(f"  {shlex.join(command)}", soft_wrap=True, highlight=False)
+    _print_command(serve_command(data), console)
 
 
 async def _serve_and_play(data: DemoData, console: Console) -> Play:
-    console.print(f"$ {shlex.join(serve_command(data))}", soft_wrap=True, highlight=False)
+    _print_command([*serve_command(data), *free_ports()], console)
     async with running_server(data) as server:
         console.print(f"ready on {server.listen}; metrics at {server.metrics_url}")
         async with AsyncClient(server.listen) as client, AsyncClient(server.admin_listen) as admin:
@@ -55,6 +47,10 @@ async def _serve_and_play(data: DemoData, console: Console) -> Play:
             cast = hire_cast()
             with shown_live(cast, console):
                 return await stage.play(cast)
+
+
+def _print_command(command: list[str], console: Console) -> None:
+    console.print(f"$ {shlex.join(command)}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

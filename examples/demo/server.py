@@ -12,7 +12,7 @@ from examples.demo.data import DemoData
 
 START_SECONDS = 120
 STOP_SECONDS = 60
-COMMAND = Path(sys.executable).with_name("lokr-serve")
+PROGRAMS = Path(sys.executable).parent
 
 
 class DemoError(Exception):
@@ -41,8 +41,13 @@ async def running_server(data: DemoData) -> AsyncIterator[Server]:
         DemoError: The server did not start, or did not stop as it should.
     """
     with data.log.open("wb") as log:
+        program, *arguments = serve_command(data)
         process = await asyncio.create_subprocess_exec(
-            *serve_command(data), stdout=asyncio.subprocess.PIPE, stderr=log
+            PROGRAMS / program,
+            *arguments,
+            *free_ports(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
         )
         try:
             yield await _ready(process, data)
@@ -70,8 +75,13 @@ async def _ready(process: asyncio.subprocess.Process, data: DemoData) -> Server:
 
 
 def serve_command(data: DemoData) -> list[str]:
-    """Return the command line; port 0 picks free ports."""
-    listeners = ("--listen", "--admin-listen", "--metrics-listen")
-    ports = [word for flag in listeners for word in (flag, "127.0.0.1:0")]
+    """Return the command line that serves the demo's model, on the usual ports."""
     folders = ["--model", str(data.model), "--adapter-dir", str(data.adapters)]
-    return [str(COMMAND), "serve", *folders, *ports]
+    # One thread: a step of so small a model is over before a second one has woken.
+    return ["lokr-serve", "serve", *folders, "--threads", "1"]
+
+
+def free_ports() -> list[str]:
+    """Return the flags that let the server pick free ports."""
+    listeners = ("--listen", "--admin-listen", "--metrics-listen")
+    return [word for flag in listeners for word in (flag, "127.0.0.1:0")]

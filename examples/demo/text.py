@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
-LINE_WIDTH = 40  # characters of a line behind a margin
 PASSAGE_LENGTH = 600  # characters of a passage, at least
 LEET = str.maketrans({"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"})
 UNMARKED = str.maketrans("", "", '"*`')
+CLAUSE_END = re.compile(r"(?<=[.,:;]) ")
 SENTENCES = re.compile(r"[A-Z][^|<>=_{}\[\]]{60,}[.:]")
 CODE_LENGTH = range(80, 600)  # characters of a function
 MODULE_BYTES = range(2_000, 20_000)
@@ -46,17 +46,17 @@ def leet(passage: str) -> str:
 
 
 def quoted(passage: str) -> str:
-    """Return the passage as a quotation: each line behind ``>``."""
+    """Return the passage as a quotation: each clause on a line behind ``>``."""
     return _behind("> ", passage)
 
 
 def commented(passage: str) -> str:
-    """Return the passage as a comment: each line behind ``#``."""
+    """Return the passage as a comment: each clause on a line behind ``#``."""
     return _behind("# ", passage)
 
 
 def _behind(margin: str, passage: str) -> str:
-    return "\n" + textwrap.indent(textwrap.fill(passage.strip(), LINE_WIDTH), margin)
+    return "".join(f"\n{margin}{clause}" for clause in CLAUSE_END.split(passage.strip()))
 
 
 def _passages(pieces: dict[str, None], separator: str) -> Iterator[str]:
