@@ -152,6 +152,7 @@ async def test_a_merge_in_the_background_that_comes_too_late_is_dropped(
     """Weights of an unloaded adapter must not take room in the cache."""
     registry = await scanned(make_registry, store, "ab")
     mix, _ = await resolve(registry, ApplyMode.AUTO)
+    await asyncio.to_thread(merge_gate.reached.wait, 10)
 
     await registry.unload("a", drain_seconds=0, force=False)
     merge_gate.opened.set()
