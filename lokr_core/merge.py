@@ -24,6 +24,11 @@ class MergedMix:
         """Bytes of all merged weights."""
         return sum(weight.nbytes for weight in self.weights.values())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the merged weights are."""
+        return next(iter(self.weights.values())).device
+
 
 @dataclass(slots=True)
 class _Loss:

@@ -23,8 +23,13 @@ class GroupRows:
     filled: Tensor | None  # places that are no padding; None where all are
 
     @classmethod
-    def of(cls, entries: Sequence[Tensor]) -> "GroupRows":
-        """Lay out the rows of each entry, padded to the longest; an entry may have none."""
+    def of(cls, entries: Sequence[Tensor], device: torch.device) -> "GroupRows":
+        """Lay out the rows of each entry, padded to the longest; an entry may have none.
+
+        Args:
+            entries: Rows of each entry, on the CPU, where they are sorted out.
+            device: Where the products run.
+        """
         length = max(len(rows) for rows in entries)
         first = torch.zeros(1, dtype=torch.long)  # what an entry without rows is padded with
         padded = [
@@ -35,10 +40,12 @@ class GroupRows:
         counts = torch.tensor([len(rows) for rows in entries])
         is_filled = (torch.arange(length) < counts[:, None]).flatten()
         if not bool(is_filled.all()):
-            return cls(span=None, gather=gather, filled=is_filled.nonzero().squeeze(1))
+            filled = is_filled.nonzero().squeeze(1)
+            return cls(span=None, gather=gather.to(device), filled=filled.to(device))
         start, end = int(gather[0]), int(gather[0]) + len(gather)
         in_order = torch.equal(gather, torch.arange(start, end))
-        return cls(span=slice(start, end) if in_order else None, gather=gather, filled=None)
+        span = slice(start, end) if in_order else None
+        return cls(span=span, gather=gather.to(device), filled=None)
 
 
 class Group:
@@ -74,7 +81,9 @@ class Group:
             layout=self.layout,
             storage=self._storage,
             parts=self.parts,
-            rows=GroupRows.of([part_rows.get(part, none) for part in self.parts]),
+            rows=GroupRows.of(
+                [part_rows.get(part, none) for part in self.parts], self._storage.device
+            ),
         )
 
     def add_to(self, out: Tensor, x: Tensor, base: Tensor, module: ModuleSpec) -> None:

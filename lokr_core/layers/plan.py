@@ -128,7 +128,10 @@ def _row_plan(
     return RowPlan(
         num_rows=num_rows,
         merged=tuple(
-            MergedRows(mix=merged[mix], rows=None if len(rows) == num_rows else rows)
+            MergedRows(
+                mix=merged[mix],
+                rows=None if len(rows) == num_rows else rows.to(merged[mix].device),
+            )
             for mix, rows in _merged_rows(spans)
         ),
         groups=groups,
@@ -139,12 +142,12 @@ def _row_plan(
 def _group(
     layout: AdapterLayout, bank: LayoutBank, rows: slice, part_rows: dict[MixPart, Tensor]
 ) -> Group:
-    parts = bank.parts(rows)
+    parts, storage = bank.parts(rows), bank.rows(rows)
     return Group(
         layout=layout,
-        storage=bank.rows(rows),
+        storage=storage,
         parts=parts,
-        rows=GroupRows.of([part_rows[part] for part in parts]),
+        rows=GroupRows.of([part_rows[part] for part in parts], storage.device),
     )
 
 
