@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -54,6 +54,7 @@ class TextEngine:
         self._wake = threading.Condition()
         self._num_waiting = 0
         self._is_stopping = False
+        self._has_ended = False  # no step runs any more, and no command is read
         self._error: str | None = None
         self._step_started_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
@@ -108,10 +109,11 @@ class TextEngine:
                         f"{field}[{i}]", f"{token_id} is not below {limits.vocab_size}"
                     )
 
-    async def generate(self, generation: Generation) -> AsyncIterator[GenerationEvent]:
+    async def generate(self, generation: Generation) -> AsyncGenerator[GenerationEvent, None]:
         """Yield the events of one request until each of its sequences has finished.
 
-        Closing the iterator cancels the request; its rows are free at the next step.
+        Closing the iterator cancels the request; its rows are free at the next step, and only
+        then is the iterator closed, so that what the request held can be given back after it.
 
         Raises:
             InvalidRequestError: The request can never run.
@@ -129,9 +131,8 @@ class TextEngine:
                     num_left -= isinstance(event, Finished)
                     yield event
         finally:
-            if num_left:
-                job.is_cancelled = True
-                self._command(job)
+            if num_left and self._cancel(job):
+                await job.mailbox.wait_closed()
 
     def health(self) -> EngineHealth:
         """Return whether the engine does its work."""
@@ -152,10 +153,13 @@ class TextEngine:
             self._commands.append(job)
             self._wake.notify()
 
-    def _command(self, job: Job) -> None:
+    def _cancel(self, job: Job) -> bool:
+        """Have a request dropped; whether there is a step to wait for."""
+        job.is_cancelled = True
         with self._wake:
             self._commands.append(job)
             self._wake.notify()
+            return not self._has_ended
 
     def _run(self) -> None:
         """Run until stopped; whatever happens, every request gets its end."""
@@ -184,17 +188,19 @@ class TextEngine:
         for job in commands:
             if job.is_cancelled:
                 schedule.cancel(job)
+                job.close()
             else:
                 schedule.submit(job)
         return not self._is_stopping
 
     def _end_all(self, schedule: Schedule | None) -> None:
         with self._wake:
-            self._is_stopping = True
+            self._is_stopping = self._has_ended = True
             commands, self._commands = self._commands, []
         jobs = {*commands, *(schedule.jobs() if schedule is not None else ())}
         for job in jobs:
             job.fail(EngineStoppedError("the engine stopped before the request had finished"))
+            job.close()
 
 
 def model_limits(

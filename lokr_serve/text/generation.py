@@ -34,6 +34,7 @@ class Mailbox:
         self._events: list[GenerationEvent] = []
         self._error: LokrError | None = None
         self._ready = asyncio.Event()
+        self._closed = asyncio.Event()
 
     def put(self, events: Iterable[GenerationEvent]) -> None:
         """Add events; called on the loop."""
@@ -59,6 +60,21 @@ class Mailbox:
         if self._error is not None:
             self._ready.set()
         return coalesce(events)
+
+    def close(self) -> None:
+        """Note that the engine has dropped the request; called on the loop."""
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the engine has dropped the request; a cancellation takes effect after it."""
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closed.is_set():
+            try:
+                await self._closed.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
 
 def coalesce(events: Iterable[GenerationEvent]) -> list[GenerationEvent]:

@@ -78,6 +78,10 @@ class Job:
         """Post the error that ends the request."""
         post(self.mailbox, lambda: self.mailbox.fail(error))
 
+    def close(self) -> None:
+        """Post that the engine has dropped the request."""
+        post(self.mailbox, self.mailbox.close)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
