@@ -249,7 +249,7 @@ async def test_auto_without_room_stays_unmerged_and_does_not_try_at_once_again(
     async with registry.lease([AdapterWeight(adapter_id="b")], ApplyMode.MERGED):
         for _ in range(100):
             await resolve(registry, ApplyMode.AUTO)
-        await until(lambda: num_merges(metrics) == 2)
+        await registry.close()  # waits for the merge; another could not be begun
         applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
 
     assert alone is Apply.UNMERGED
