@@ -67,9 +67,7 @@ def run(scope: Scope) -> list[Figure]:
     bench = _build(model, peer, prompts, scope)
     figures = [bench.against_base(claim, spans) for claim, spans in _unmerged(bench)]
     with _merged(bench, bench.adapters[0]) as spans:
-        claim = Claim(
-            name="one shared adapter, merged", against=BASE_STEP, target=at_most(1.02)
-        )
+        claim = Claim(name="one shared adapter, merged", against=BASE_STEP, target=at_most(1.02))
         figures.insert(2, bench.against_base(claim, spans))
     return [*figures, _against_peer(bench, peer, prompts)]
 

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -129,7 +129,7 @@ def print_figures(title: str, figures: Sequence[Figure], console: Console) -> No
             console.print(f"  {figure.name}: {figure.note}", highlight=False, soft_wrap=True)
 
 
-def write_figures(path: Path, command: str, results: dict[str, Sequence[Figure]]) -> None:
+def write_figures(path: Path, command: str, results: Mapping[str, Sequence[Figure]]) -> None:
     """Write figures by benchmark as JSON, with the command and the machine that gave them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Decoder:
     def step(self) -> Tensor:
         """Return the logits of the next token of each row, [rows, V]."""
         for layer in self._cache.layers:
+            assert isinstance(layer, StaticLayer)
             layer.cumulative_length.fill_(self._num_tokens)
         return self._forward(self._ids)
 
