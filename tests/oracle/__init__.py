@@ -1,0 +1,1 @@
+"""The oracle: random traffic on the real registry and engine, held against the trainers' models."""
