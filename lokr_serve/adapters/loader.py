@@ -58,6 +58,7 @@ class AdapterLoader:
         self._max_bytes = settings.device_bytes
         self._metrics = metrics
         self._turns = threading.Lock()
+        metrics.adapter_load_seconds.labels("device")  # so that the series is there from the start
         self._calls: SharedCalls[LoadRequest, Adapter] = SharedCalls(workers)
 
     def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:

@@ -59,6 +59,9 @@ class Residency:
         self._used_bytes = 0
         self._idle_bytes = 0
         self._pinned_bytes = 0
+        for reason in LeaveReason:  # so that every series is there from the start
+            metrics.adapter_evictions.labels(reason.value)
+        self._report()
 
     def get(self, adapter_id: str) -> Resident | None:
         """Return the current version of an id, if it is in memory."""

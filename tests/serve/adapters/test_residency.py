@@ -14,6 +14,7 @@ from tests.serve.adapters.callers import evictions, is_added
 from tests.serve.adapters.conftest import Store
 
 ReadAdapter = Callable[..., Adapter]
+EVICTIONS = "lokr_serve_adapter_evictions_total"
 
 
 @pytest.fixture
@@ -35,6 +36,20 @@ def residency(adapted: Adapted, metrics: Metrics, store: Store) -> Residency:
 def gauge(metrics: Metrics, name: str) -> float | None:
     """Return a gauge of the device tier."""
     return metrics.registry.get_sample_value(name, {"tier": "device"})
+
+
+def test_every_series_is_there_before_anything_happens(
+    residency: Residency, metrics: Metrics
+) -> None:
+    """A rate over a series that appears with its first event misses that event."""
+    reasons = [reason.value for reason in LeaveReason]
+
+    values = [metrics.registry.get_sample_value(EVICTIONS, {"reason": name}) for name in reasons]
+
+    assert values == [0.0] * len(reasons)
+    assert gauge(metrics, "lokr_serve_adapters_resident") == 0
+    assert gauge(metrics, "lokr_serve_adapter_bytes") == 0
+    assert residency.recent(1) == []
 
 
 def test_what_is_used_least_recently_goes_first(
