@@ -176,7 +176,9 @@ class _Runner(ModelRunner):
         results = sample(logits, [row.sampler for row in rows]) if rows else []
         self.sampled = [(row.row_id, result) for row, result in zip(rows, results, strict=True)]
         ids = [result.token_id if isinstance(result, Sampled) else 0 for result in results]
-        output_ids[0, : len(ids)] = torch.tensor(ids, dtype=output_ids.dtype)
+        output_ids[0, : len(ids)] = torch.tensor(
+            ids, dtype=output_ids.dtype, device=output_ids.device
+        )
 
 
 class PagedBatch:
@@ -191,6 +193,7 @@ class PagedBatch:
         self._model = model
         self._rows: dict[str, BatchRow] = {}
         self._cached_tokens: dict[str, int] = {}
+        self._scheduled: list[str] = []
         self._processor, self._indices = _build_processor(model, settings, self._rows)
         self._runner = _Runner(self._processor, adapted, self._indices, self._rows)
         self._processor.model_runner = self._runner
@@ -229,18 +232,20 @@ class PagedBatch:
         return self._cached_tokens.get(row_id, 0)
 
     def scheduled(self) -> list[str]:
-        """Return the rows of the step that runs, or that raised."""
-        batch = self._inputs.requests_in_batch
-        return [request.state.request_id for request in batch]
+        """Return the rows of the last step; all rows if it raised before its batch was known."""
+        return self._scheduled
 
     @torch.no_grad()
     def step(self) -> StepOutcome | None:
         """Run one step, or return None if there is nothing to run."""
+        self._scheduled = list(self._rows)
         if not self._processor.prepare_next_batch():
             return None
+        batch = self._inputs.requests_in_batch
+        self._scheduled = [request.state.request_id for request in batch]
         self._processor._generation_step(self._model)
         self._processor.update_batch()
-        rows = [self._rows[row_id] for row_id in self.scheduled()]
+        rows = [self._rows[row_id] for row_id in self._scheduled]
         return StepOutcome(
             tokens=tuple(self._runner.sampled),
             num_rows=len(rows),
@@ -265,7 +270,7 @@ class PagedBatch:
 
         def search(request_id: str, prompt_ids: list[int]) -> int:
             found: int = stock_search(request_id, self._keyed(request_id, prompt_ids))
-            self._cached_tokens.setdefault(request_id, found)
+            self._cached_tokens[request_id] = found  # asked again if no page was free
             return found
 
         def mark(state: RequestState, complete_blocks: dict[str, int]) -> None:

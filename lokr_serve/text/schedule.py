@@ -151,6 +151,7 @@ class Schedule:
         """
         self._go_on()
         self._admit()
+        self._show_load()
         began_at = time.monotonic()
         try:
             outcome = self._batch.step()
@@ -164,6 +165,7 @@ class Schedule:
             self._observe(outcome, time.monotonic() - began_at)
             self._advance(outcome)
         self._flush()
+        self._show_load()
 
     def _admit(self) -> None:
         """Give rows to the requests whose turn it is; none while rows are tested apart."""
@@ -177,8 +179,6 @@ class Schedule:
             self._metrics.prompt_tokens.inc(len(job.generation.prompt_ids))
             for index in range(job.generation.sampling.n):
                 self._place(job, index, now)
-        self._metrics.requests_running.set(len(self._rows))
-        self._metrics.requests_waiting.set(len(self._queue))
 
     def _place(self, job: Job, index: int, now: float) -> None:
         sequence = job.build_sequence(index)
@@ -225,6 +225,10 @@ class Schedule:
         metrics.generated_tokens.inc(len(outcome.tokens))
         metrics.rows.labels("merged").inc(outcome.num_merged_rows)
         metrics.rows.labels("unmerged").inc(outcome.num_rows - outcome.num_merged_rows)
+
+    def _show_load(self) -> None:
+        self._metrics.requests_running.set(len(self._rows))
+        self._metrics.requests_waiting.set(len(self._queue))
 
     def _observe_end(self, finished: Finished) -> None:
         timing, num_tokens = finished.timing, finished.usage.completion_tokens

@@ -1,7 +1,6 @@
 """A running text engine over a tiny model with real adapters, and what comes out of it."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import lokr_core
 from lokr_core import Adapted, AdapterMix, Apply, LokrError
@@ -31,12 +30,14 @@ class World:
     """A float64 model with adapters, and mixes of them."""
 
     adapted: Adapted
+    model: PreTrainedModel  # the adapted one
     mixes: tuple[AdapterMix, ...]  # the base, three adapters, and a mix of two
 
 
 def build_world(folder: Path) -> World:
     """Attach a tiny Llama and add adapters that real trainers have made."""
-    adapted = lokr_core.attach(tiny_llama(torch.float64))
+    model = tiny_llama(torch.float64)
+    adapted = lokr_core.attach(model)
     folders = [
         peft_lokr(tiny_llama, folder / "poet", seed=1),
         peft_lokr(tiny_llama, folder / "pirate", seed=2, decompose_both=True),
@@ -45,11 +46,10 @@ def build_world(folder: Path) -> World:
     adapters = [lokr_core.read_adapter(path, adapted.spec) for path in folders]
     for adapter in adapters:
         adapted.add(adapter)
-    poet, pirate, plain = adapters
+    poet, pirate, _ = adapters
     mixes = [AdapterMix.of({adapter: 0.5}) for adapter in adapters]
     both = AdapterMix.of({poet: 0.4, pirate: -0.3})
-    assert plain.ref != poet.ref
-    return World(adapted=adapted, mixes=(AdapterMix(), *mixes, both))
+    return World(adapted=adapted, model=model, mixes=(AdapterMix(), *mixes, both))
 
 
 def text_settings(**values: Any) -> TextSettings:
@@ -139,6 +139,20 @@ async def ask_alone(adapted: Adapted, request: Generation, **settings: Any) -> A
         return await ask(engine, request)
 
 
+def company(world: World, **sampling: Any) -> list[Generation]:
+    """Return requests of every mix, with prompts of many lengths."""
+    return [
+        generation(prompt(seed, 3 + 5 * seed), mix, seed=seed, **sampling)
+        for seed, mix in enumerate(world.mixes * 2)
+    ]
+
+
+async def alone(world: World, requests: list[Generation]) -> list[list[int]]:
+    """Return the tokens of each request in an engine of its own."""
+    answers = [await ask_alone(world.adapted, request) for request in requests]
+    return [answer.ids for answer in answers]
+
+
 @asynccontextmanager
 async def running(
     adapted: Adapted,
@@ -169,6 +183,14 @@ def before_forward(model: nn.Module, call: Callable[[list[int]], None]) -> Itera
         call(ids.flatten().tolist())
 
     handle = model.register_forward_pre_hook(hook, with_kwargs=True)
-    with contextlib.ExitStack() as stack:
-        stack.callback(handle.remove)
+    try:
         yield
+    finally:
+        handle.remove()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    """Return one value of the metrics."""
+    found = metrics.registry.get_sample_value(f"lokr_serve_{name}", labels)
+    assert found is not None, name
+    return found

@@ -100,12 +100,10 @@ async def test_packed_requests_equal_whole_forwards_alone(kind: str, max_step_to
 
 async def test_a_row_of_nan_leaves_the_other_rows_alone(world: World) -> None:
     """The stock mask multiplies by zero, which keeps NaN; ours never lets rows meet at all."""
-    model = world.adapted.model
-    assert isinstance(model, PreTrainedModel)
     ids = prompt(1, 9)
     async with running(world.adapted) as engine:
         expected = await ask(engine, generation(ids))
-    weight = model.get_input_embeddings().weight
+    weight = world.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     kept = weight[310].clone()
     weight.data[310] = torch.nan
