@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench oracle lint protos format clean
+.PHONY: demo test check bench oracle soak lint protos format clean
 
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
@@ -34,6 +34,9 @@ bench: $(STAMP)
 oracle: $(STAMP)  ## Random traffic, held token for token against the trainers' own models.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float64
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float32
+
+soak: $(STAMP)  ## Swaps of every kind, after which the base must be what it was.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.soak --swaps 10000
 
 protos: $(STAMP)  ## Generate the code of the wire contract.
 	$(BIN)/python scripts/generate_protos.py
