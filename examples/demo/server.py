@@ -65,7 +65,8 @@ async def _ready(process: asyncio.subprocess.Process, data: DemoData) -> Server:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
     if not line:
-        raise DemoError(f"the server did not start; see {data.log}")
+        last = data.log.read_text().strip().splitlines()[-1:]
+        raise DemoError("\n".join([f"the server did not start; see {data.log}", *last]))
     ready = json.loads(line)
     return Server(
         listen=ready["listen"],
