@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lokr_core import Adapted
@@ -57,6 +58,7 @@ class TextEngine:
         self._has_ended = False  # no step runs any more, and no command is read
         self._error: str | None = None
         self._step_started_at: float | None = None
+        self._num_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
 
     @property
@@ -165,6 +167,7 @@ class TextEngine:
         """Run until stopped; whatever happens, every request gets its end."""
         schedule = None
         try:
+            torch.set_num_threads(self._num_threads)  # loader threads set theirs, for all to come
             schedule = Schedule(self._adapted, self._settings, self._metrics)
             while self._take_commands(schedule):
                 self._step_started_at = time.monotonic()
