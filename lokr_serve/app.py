@@ -26,7 +26,7 @@ from lokr_serve.logs import configure_logs
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Backend, Gate, ServingState
 from lokr_serve.rpc.metrics_http import MetricsServer
-from lokr_serve.rpc.server import Listeners, build_listeners, build_servicers
+from lokr_serve.rpc.server import Listeners, build_listeners
 from lokr_serve.text import PromptEncoder, TextEngine
 from lokr_serve.text.load import load_model
 from lokr_serve.text.prompt import load_tokenizer
@@ -34,7 +34,7 @@ from lokr_serve.text.prompt import load_tokenizer
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0  # between two looks at the engine
-END_SECONDS = 5.0  # for calls that were told to end
+END_SECONDS = 2.0  # for calls that were told to end; each waits for the step that it is in
 TAKE_DOWN_SECONDS = 30  # for a failed server to take itself down, or it is killed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -77,10 +77,7 @@ def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
         with _stop_signals() as stop:
             await serve(settings, stop=stop, on_ready=on_ready)
 
-    try:
-        asyncio.run(until_signal())
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    asyncio.run(until_signal())
 
 
 async def serve(
@@ -95,9 +92,9 @@ async def serve(
     """
     gate = Gate()
     metrics = Metrics(version=_version(), max_adapter_series=settings.server.max_adapter_series)
-    servicers = build_servicers(gate, max_queue=settings.text.max_queue)
-    listeners = build_listeners(servicers, settings.server, metrics)
+    listeners = build_listeners(gate, settings, metrics)
     async with AsyncExitStack() as stack:
+        stack.callback(faulthandler.cancel_dump_traceback_later)
         probes = MetricsServer(gate, metrics.registry)
         stack.push_async_callback(probes.stop)
         addresses = Addresses(
@@ -127,7 +124,12 @@ def _load_base(settings: Settings) -> _Base:
     if settings.model.num_threads is not None:
         torch.set_num_threads(settings.model.num_threads)
     tokenizer = load_tokenizer(settings.model.path)
-    return _Base(adapted=lokr_core.attach(load_model(settings.model)), tokenizer=tokenizer)
+    adapted = lokr_core.attach(
+        load_model(settings.model),
+        merge_cache_bytes=settings.adapters.merge_cache_bytes,
+        bank_bytes=settings.adapters.bank_bytes,
+    )
+    return _Base(adapted=adapted, tokenizer=tokenizer)
 
 
 async def _build_backend(
@@ -146,7 +148,8 @@ async def _build_backend(
     )
     engine.start()
     stack.push_async_callback(engine.stop)
-    return Backend(registry=registry, encoder=PromptEncoder(base.tokenizer), engine=engine)
+    encoder = PromptEncoder(base.tokenizer, engine.prompt_limits)
+    return Backend(registry=registry, encoder=encoder, engine=engine)
 
 
 @asynccontextmanager

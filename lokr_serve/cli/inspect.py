@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 import lokr_core
 from lokr_core import Adapted, Adapter, AdapterMix
+from lokr_core.formats.file import parse_file
 from lokr_core.formats.keys import is_peft_style
 from lokr_core.formats.source import open_source
 from lokr_serve.cli.command import JsonFlag
@@ -56,19 +57,20 @@ class Inspect:
 def _file_facts(path: str) -> Facts:
     """Return what a file says of itself, without a base model to hold it against."""
     source = open_source(Path(path))
-    tensors = source.tensor_file.tensors
+    content = parse_file(source.file)
+    tensors = content.tensors
     is_peft = source.config is not None or is_peft_style(tensors)
     algorithms = {name for name, sign in _SIGNS for key in tensors if sign in key}
     return {
-        "path": str(source.tensor_file.path),
+        "path": str(source.file.path),
         "format": "peft" if is_peft else "lycoris",
         "algorithms": sorted(algorithms),
         "num_tensors": len(tensors),
         "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "num_bytes": sum(tensor.nbytes for tensor in tensors.values()),
         "dtypes": dict(Counter(str(tensor.dtype) for tensor in tensors.values())),
-        "digest": source.tensor_file.digest,
-        "metadata": dict(source.tensor_file.metadata),
+        "digest": source.file.digest(),
+        "metadata": dict(content.metadata),
     }
 
 

@@ -1,6 +1,7 @@
 """The program: its commands, and what becomes of errors."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -22,8 +23,7 @@ def _run(command: Command) -> None:
     command.run()
 
 
-def build_app() -> typer.Typer:
-    """Return the program."""
+def _build_app() -> typer.Typer:
     app = typer.Typer(
         name="lokr-serve",
         help="Serve one base model with many LoKr adapters, and talk to such a server.",
@@ -42,10 +42,14 @@ def build_app() -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """Run the program; exits with 0, 2 for usage and settings, or 1 for all else."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; exits with 0, 2 for usage and settings, or 1 for all else.
+
+    Args:
+        arguments: What follows the program's name; the process's own if None.
+    """
     try:
-        build_app()()
+        _build_app()(arguments)
     except (InvalidRequestError, SettingsError) as error:
         _fail(error, USAGE_CODE)
     except LokrError as error:

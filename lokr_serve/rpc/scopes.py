@@ -1,4 +1,4 @@
-"""What surrounds every call: its id in the logs, metrics, the status of errors, permission."""
+"""What surrounds calls: their id in logs, metrics, the status of errors, shutdown, permission."""
 
 import asyncio
 import logging
@@ -11,10 +11,12 @@ import grpc
 from grpc.aio import AbortError
 
 from lokr_core import LokrError
-from lokr_serve.errors import NotPermittedError
+from lokr_serve.errors import NotPermittedError, ShuttingDownError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
+from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.interceptor import Call, Context, Scope
+from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,17 @@ async def error_scope(call: Call) -> AsyncIterator[None]:
         error_id = secrets.token_hex(8)
         logger.exception("internal error %s in %s/%s", error_id, call.service, call.method)
         await _abort(call.context, internal_status(error_id))
+
+
+def cut_off_scope(gate: Gate) -> Scope:
+    """Return the scope that ends calls when the gate says that they have had their time."""
+
+    @asynccontextmanager
+    async def scope(call: Call) -> AsyncIterator[None]:
+        async with Interruption(gate.cut_off, ShuttingDownError):
+            yield
+
+    return scope
 
 
 @asynccontextmanager

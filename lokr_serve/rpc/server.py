@@ -1,5 +1,6 @@
 """The two gRPC listeners: the inference one, and the admin one that may also change adapters."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,14 +9,20 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
-from lokr_serve.config import ServerSettings
+from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import SettingsError
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.health import Health
 from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
-from lokr_serve.rpc.scopes import error_scope, metrics_scope, reading_scope, request_id_scope
+from lokr_serve.rpc.scopes import (
+    cut_off_scope,
+    error_scope,
+    metrics_scope,
+    reading_scope,
+    request_id_scope,
+)
 from lokr_serve.rpc.text_servicer import TextServicer
 from lokr_serve.v1 import adapters_pb2, text_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
@@ -32,7 +39,7 @@ _STANDARD_SERVICES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Servicers:
+class _Servicers:
     """What both listeners serve."""
 
     text: TextServicer
@@ -62,37 +69,33 @@ class Listeners:
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more connections, and wait for running calls; cancel those that stay longer."""
-        admin_stop = self.admin.server.stop(grace_seconds)
-        await self.inference.server.stop(grace_seconds)
-        await admin_stop
+        await asyncio.gather(
+            self.inference.server.stop(grace_seconds), self.admin.server.stop(grace_seconds)
+        )
 
 
-def build_listeners(servicers: Servicers, settings: ServerSettings, metrics: Metrics) -> Listeners:
-    """Bind both listeners; they take no call before they are started.
+def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listeners:
+    """Build and bind both listeners; they take no call before they are started.
 
     Raises:
         SettingsError: An address cannot be bound.
     """
-    scopes = (request_id_scope, metrics_scope(metrics), error_scope)
-    inference = _build_server(servicers, settings, (*scopes, reading_scope))
-    admin = _build_server(servicers, settings, scopes)
-    return Listeners(
-        inference=_bind(inference, "server.listen", settings.listen),
-        admin=_bind(admin, "server.admin_listen", settings.admin_listen),
-    )
-
-
-def build_servicers(gate: Gate, *, max_queue: int) -> Servicers:
-    """Return the servicers of what is behind the gate."""
-    return Servicers(
-        text=TextServicer(gate, max_queue=max_queue),
+    scopes = (request_id_scope, metrics_scope(metrics), error_scope, cut_off_scope(gate))
+    servicers = _Servicers(
+        text=TextServicer(gate, max_queue=settings.text.max_queue),
         adapters=AdapterServicer(gate),
         health=Health(gate, SERVICES),
+    )
+    inference = _build_server(servicers, settings.server, (*scopes, reading_scope))
+    admin = _build_server(servicers, settings.server, scopes)
+    return Listeners(
+        inference=_bind(inference, "server.listen", settings.server.listen),
+        admin=_bind(admin, "server.admin_listen", settings.server.admin_listen),
     )
 
 
 def _build_server(
-    servicers: Servicers, settings: ServerSettings, scopes: Sequence[Scope]
+    servicers: _Servicers, settings: ServerSettings, scopes: Sequence[Scope]
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ScopeInterceptor(scopes),), options=_options(settings))
     add_TextServiceServicer_to_server(servicers.text, server)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from grpc.aio import ServicerContext
 
 from lokr_serve.adapters import Lease
-from lokr_serve.errors import AdapterUnloadedError, DeadlineError, ShuttingDownError
+from lokr_serve.errors import AdapterUnloadedError, DeadlineError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.rpc.admission import WaitingRoom
 from lokr_serve.rpc.completion import Completion
@@ -79,20 +79,19 @@ class TextServicer(TextServiceServicer):
         """Run a request to its end; whatever it holds is released on every way out."""
         backend = self._gate.backend()
         accepted_at = time.monotonic()
-        async with Interruption(self._gate.cut_off, ShuttingDownError):
-            with self._room.place() as leave_room:
-                prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
-                async with (
-                    backend.registry.lease(request.adapters, request.apply_mode) as lease,
-                    Interruption(lease.ended, AdapterUnloadedError),
-                ):
-                    generation = _generation(request, lease, prompt_ids, accepted_at)
-                    backend.engine.check(generation)
-                    await emit(_started(generation))
-                    async with aclosing(backend.engine.generate(generation)) as events:
-                        async for event in events:
-                            leave_room()
-                            await emit(event)
+        with self._room.place() as leave_room:
+            prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
+            async with (
+                backend.registry.lease(request.adapters, request.apply_mode) as lease,
+                Interruption(lease.ended, AdapterUnloadedError),
+            ):
+                generation = _generation(request, lease, prompt_ids, accepted_at)
+                backend.engine.check(generation)
+                await emit(_started(generation))
+                async with aclosing(backend.engine.generate(generation)) as events:
+                    async for event in events:
+                        leave_room()
+                        await emit(event)
 
 
 def _refuse_late(seconds_left: float | None) -> None:

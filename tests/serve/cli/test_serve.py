@@ -1,0 +1,85 @@
+"""``serve``, as the program that users start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lokr_serve.client import Client, Health
+from lokr_serve.types import GenerationRequest, SamplingParams, TextPrompt
+
+FREE_PORTS = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+LONG = GenerationRequest(
+    prompt=TextPrompt(text="x"), sampling=SamplingParams(max_tokens=8000, ignore_eos=True)
+)
+
+
+@contextmanager
+def serving(model: Path, *flags: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start the program; it is killed if the block leaves it running."""
+    arguments = ("serve", "--model", str(model), *FREE_PORTS, "--metrics-listen", "127.0.0.1:0")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lokr_serve", *arguments, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_ready(process: "subprocess.Popen[str]") -> dict[str, str]:
+    """Wait for the line that says that the server is ready."""
+    assert process.stdout is not None
+    ready: dict[str, str] = json.loads(process.stdout.readline())
+    return ready
+
+
+def test_the_program_says_when_it_is_ready_and_ends_on_a_signal(model_folder: Path) -> None:
+    """Supervisors read one line, and expect 0 after a signal."""
+    with serving(model_folder, "--threads", "1") as process:
+        ready = read_ready(process)
+        with Client(ready["listen"]) as client:
+            assert client.health() is Health.SERVING
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+
+    assert ready["event"] == "ready"
+    assert ready["model"] == str(model_folder)
+    assert set(ready) == {"event", "listen", "admin_listen", "metrics_listen", "model"}
+    assert out == ""
+    assert process.returncode == 0
+
+
+def test_a_second_signal_ends_it_at_once(model_folder: Path) -> None:
+    """Who does not want to wait for the drain says so by repeating himself."""
+    with serving(model_folder) as process:
+        ready = read_ready(process)
+        with Client(ready["listen"]) as client:
+            stream = client.generate(LONG)
+            next(stream)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            while "shutting down" not in process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGTERM)
+
+            assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_of_error(tmp_path: Path) -> None:
+    """The exit code differs from a mistake in the settings."""
+    with serving(tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert out == ""
+    assert err.splitlines()[-1].startswith("lokr-serve: model.path")
+    assert os.fspath(tmp_path) in err

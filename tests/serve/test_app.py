@@ -1,0 +1,129 @@
+"""The whole server: its start, and its end when something fails."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from transformers import PreTrainedModel
+
+from lokr_serve.client import Client, Health, UnavailableError
+from lokr_serve.config import ModelSettings
+from lokr_serve.errors import EngineStoppedError, ModelError
+from lokr_serve.text.load import load_model
+from lokr_serve.text.schedule import Schedule
+from lokr_serve.types import GenerationRequest, TextPrompt
+from tests.serve.running import RunningServer, connected, running_server, tiny_settings
+
+ANY = GenerationRequest(prompt=TextPrompt(text="x"))
+
+
+def free_address() -> str:
+    """Return an address that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """An event that the load of the model waits for."""
+    may_load = threading.Event()
+
+    def load_later(settings: ModelSettings) -> PreTrainedModel:
+        may_load.wait(30)
+        return load_model(settings)
+
+    monkeypatch.setattr("lokr_serve.app.load_model", load_later)
+    yield may_load
+    may_load.set()
+
+
+def test_calls_are_unavailable_while_the_model_loads(
+    model_folder: Path, loading: threading.Event
+) -> None:
+    """Probes get an honest answer from the start, and clients a reason to wait."""
+    address = free_address()
+    server = RunningServer(settings=tiny_settings(model_folder, server={"listen": address}))
+    server.start()
+    with grpc.insecure_channel(address) as channel, Client(address) as client:
+        grpc.channel_ready_future(channel).result(30)
+
+        assert client.health("liveness") is Health.SERVING
+        assert client.health() is Health.NOT_SERVING
+        with pytest.raises(UnavailableError, match="loaded"):
+            client.generate_once(ANY)
+        loading.set()
+        server.ready.result(30)
+        assert client.health() is Health.SERVING
+    server.stop()
+    server.ended.result(30)
+
+
+def test_a_server_can_be_stopped_while_the_model_loads(
+    model_folder: Path, loading: threading.Event
+) -> None:
+    """A rollout that was a mistake must not wait for a large model."""
+    server = RunningServer(settings=tiny_settings(model_folder))
+    server.start()
+    server.stop()
+
+    server.ended.result(10)
+    assert not server.ready.done()
+    assert not loading.is_set()
+
+
+def unavailable(server: RunningServer) -> UnavailableError:
+    """Return how a request ends when the engine fails."""
+    with connected(server.ready.result(30)) as connection:
+        with pytest.raises(UnavailableError) as caught:
+            list(connection.client.generate(ANY))
+        return caught.value
+
+
+def test_an_engine_that_dies_ends_the_server(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its requests get a status, and the process goes, so that another can take its place."""
+
+    def die(schedule: Schedule) -> None:
+        raise SystemError("the device is gone")
+
+    monkeypatch.setattr(Schedule, "step", die)
+    server = RunningServer(settings=tiny_settings(model_folder))
+    server.start()
+
+    assert unavailable(server).reason == "ENGINE_STOPPED"
+    with pytest.raises(EngineStoppedError, match="SystemError"):
+        server.ended.result(30)
+
+
+def test_an_engine_that_is_stuck_ends_the_server(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that never ends cannot be cancelled; its requests must not wait for it for ever."""
+    may_go_on = threading.Event()
+
+    def hang(schedule: Schedule) -> None:
+        may_go_on.wait(30)
+
+    monkeypatch.setattr(Schedule, "step", hang)
+    settings = tiny_settings(model_folder, text={"stuck_step_seconds": 0.2})
+    server = RunningServer(settings=settings)
+    server.start()
+
+    assert unavailable(server)
+    assert not may_go_on.is_set()
+    may_go_on.set()
+    with pytest.raises(EngineStoppedError, match="in one step"):
+        server.ended.result(10)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    """Whoever started it learns why, and no listener is left open."""
+    with (
+        pytest.raises(ModelError, match="not a model folder"),
+        running_server(tiny_settings(tmp_path)),
+    ):
+        pass
