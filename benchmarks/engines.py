@@ -18,23 +18,19 @@ from transformers import LlamaForCausalLM
 
 import lokr_core
 from benchmarks.models import twin_of
+from benchmarks.streams import NUM_PROMPT_TOKENS, greedy
 from lokr_core import Adapted
 from lokr_serve.adapters import AdapterRegistry, Lease
 from lokr_serve.config import AdapterSettings, TextSettings
 from lokr_serve.metrics import Metrics
 from lokr_serve.text import Generation, TextEngine
-from lokr_serve.types import AdapterWeight, ApplyMode, GenerationEvent, LoadSpec, SamplingParams
+from lokr_serve.types import AdapterWeight, ApplyMode, GenerationEvent, LoadSpec
 
 Value = TypeVar("Value")
 
 MAX_LOADS = 4  # at the same time
 DEVICE_BYTES = 2**33  # so much that nothing is evicted
-NUM_PROMPT_TOKENS = 64
-
-
-def greedy(max_tokens: int) -> SamplingParams:
-    """Return greedy sampling of exactly so many tokens."""
-    return SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+TEXT = TextSettings(cache_tokens=2**14)
 
 
 def adapter_settings(folder: Path) -> AdapterSettings:
@@ -104,7 +100,7 @@ async def serving(model: LlamaForCausalLM, folder: Path) -> AsyncIterator[Servin
     adapted = lokr_core.attach(twin_of(model))
     metrics = Metrics(version="benchmark")
     registry = AdapterRegistry(adapted=adapted, settings=adapter_settings(folder), metrics=metrics)
-    engine = TextEngine(adapted=adapted, tokenizer=None, settings=TextSettings(), metrics=metrics)
+    engine = TextEngine(adapted=adapted, tokenizer=None, settings=TEXT, metrics=metrics)
     try:
         await registry.scan()
         engine.start()

@@ -15,14 +15,14 @@ from typing import TypeVar
 import numpy as np
 from transformers import LlamaForCausalLM
 
-from benchmarks.engines import Serving, greedy, random_prompt, serving
+from benchmarks.engines import TEXT, Serving, random_prompt, serving
 from benchmarks.figures import Claim, Figure, at_most
 from benchmarks.harness import Samples, quantile_ratio
 from benchmarks.models import MODEL_20M, build_model
 from benchmarks.scope import Scope
 from benchmarks.store import Store, write_store
+from benchmarks.streams import greedy
 from lokr_core import AdapterMix, Apply
-from lokr_serve.config import TextSettings
 from lokr_serve.text.batching import BatchRow, PagedBatch
 from lokr_serve.text.sampling import SamplerRow
 
@@ -38,7 +38,7 @@ class _Steps:
     def __init__(self, side: Serving, mixes: Sequence[AdapterMix]) -> None:
         self._mixes = mixes
         self._vocab = side.engine.prompt_limits.vocab_size
-        self._batch = PagedBatch(side.adapted, TextSettings())
+        self._batch = PagedBatch(side.adapted, TEXT)
         self._row_ids = count()
         self._draw = random.Random(0)
         self._rows: list[str] = []

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from benchmarks.engines import NUM_PROMPT_TOKENS, greedy
 from lokr_serve.client import AsyncClient
 from lokr_serve.types import (
     AdapterWeight,
@@ -13,9 +12,17 @@ from lokr_serve.types import (
     Chunk,
     Finished,
     GenerationRequest,
+    SamplingParams,
     Started,
     TokenPrompt,
 )
+
+NUM_PROMPT_TOKENS = 64
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    """Return greedy sampling of exactly so many tokens."""
+    return SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

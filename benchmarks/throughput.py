@@ -24,7 +24,6 @@ from benchmarks.streams import Load, Spent, call_server, spend, tokens_of
 
 NUM_ADAPTERS = 16
 MAX_TOKENS = 24
-NUM_STREAMS = (16, 64)
 STOP_SECONDS = 60
 COMMAND = (sys.executable, "-m", "lokr_serve")
 
@@ -103,10 +102,10 @@ def run(scope: Scope) -> list[Figure]:
     loads = [
         Load(
             ids=[store.ids[index % NUM_ADAPTERS] for index in range(num_streams)],
-            max_tokens=MAX_TOKENS,
+            max_tokens=scope.count(MAX_TOKENS, 2),
             vocab=vocab_of(model),
         )
-        for num_streams in NUM_STREAMS
+        for num_streams in (scope.count(16, 2), scope.count(64, 4))
     ]
     spawn = multiprocessing.get_context("spawn")
     with (

@@ -1,0 +1,55 @@
+"""Every benchmark, at a size at which its figures mean nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cost, load, scale, steps, throughput
+from benchmarks.scope import Scope
+
+NUM_PAIRS = 2
+
+
+@pytest.fixture
+def scope(tmp_path: Path) -> Scope:
+    """The smallest scope there is."""
+    return Scope(num_pairs=NUM_PAIRS, folder=tmp_path, is_small=True)
+
+
+def test_cost_covers_every_way_of_applying_adapters(scope: Scope) -> None:
+    """It compares our logits with PEFT's on the way, so its rows do the work they are named for."""
+    names = [figure.name for figure in cost.run(scope)]
+
+    assert names[:3] == ["attached, no adapter", "16 adapters", "one shared adapter, merged"]
+    assert "4 mixes of 2 adapters" in names
+    assert names[-1].startswith("PEFT")
+
+
+def test_scale_counts_bytes_exactly(scope: Scope) -> None:
+    """Bytes are counted, not sampled, so even the smallest run must come out right."""
+    figures = scale.run(scope)
+
+    assert figures[0].verdict == "met"
+    assert len(figures) == 4
+
+
+def test_load_measures_known_and_new_kinds(scope: Scope) -> None:
+    """The first adapter of a kind costs more than those after it; both are shown."""
+    figures = load.run(scope)
+
+    assert len(figures) == 4
+    assert all(figure.num_pairs == NUM_PAIRS for figure in figures)
+
+
+def test_steps_are_measured_while_adapters_load(scope: Scope) -> None:
+    """A window without a step would say nothing."""
+    (figure,) = steps.run(scope)
+
+    assert figure.ratio.value > 0
+
+
+def test_throughput_compares_few_and_many_streams(scope: Scope) -> None:
+    """The server is the real one, in its own process, as is the client."""
+    figures = throughput.run(scope)
+
+    assert [figure.unit for figure in figures] == ["tokens/s"] * 2
