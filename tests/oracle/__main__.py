@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from tests.oracle.report import report_logits, report_tokens
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line of JSON for each architecture; 0 if all of them passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
     parser.add_argument("--requests", type=int, default=500, help="over all architectures")
@@ -27,7 +28,7 @@ def main() -> int:
         default="float64",
         help="float64 compares the tokens of served requests, float32 the logits of batches",
     )
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     has_passed = True
     for index, architecture in enumerate(ARCHITECTURES):
         began_at = time.monotonic()

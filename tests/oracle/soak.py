@@ -10,8 +10,7 @@ import json
 import random
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +40,7 @@ class SoakReport:
     architecture: str
     digest_before: str
     digest_after: str = ""
-    swaps: Counter[str] = field(default_factory=Counter)
+    swaps: dict[str, int] = field(default_factory=dict)  # by kind
     num_base_checks: int = 0  # the base mix on the attached model, the plain model when detached
     num_row_checks: int = 0  # base rows of mixed batches
     differences: list[str] = field(default_factory=list)
@@ -91,7 +90,7 @@ class Soak:
         """Do one swap of a random kind, and check the base."""
         kind = self._draw_kind() if self._added else "add"
         self._kinds[kind]()
-        self.report.swaps[kind] += 1
+        self.report.swaps[kind] = self.report.swaps.get(kind, 0) + 1
         with self._adapted.using(AdapterMix()):
             self._check_base(f"after {kind!r}")
 
@@ -202,12 +201,12 @@ def soak(architecture: Architecture, folder: Path, *, num_swaps: int, seed: int)
     return run.finish()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line of JSON for each architecture; 0 if all of them passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.oracle.soak", description=__doc__)
     parser.add_argument("--swaps", type=int, default=10_000, help="over all architectures")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     has_passed = True
     for index, architecture in enumerate(ARCHITECTURES):
         began_at = time.monotonic()

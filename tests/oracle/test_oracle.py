@@ -1,6 +1,7 @@
 """A short seeded run of the oracle, and proof that it would notice a mistake."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lokr_serve.text.batching import BatchRow
+from tests.oracle.__main__ import main
 from tests.oracle.clients import Answer
 from tests.oracle.peers import ARCHITECTURES, GPT2, Architecture, Peers
 from tests.oracle.report import judge, report_logits, report_tokens
@@ -105,3 +108,27 @@ def test_a_mistake_is_noticed(
 
     assert judge(peers, answers).differences == []
     assert num_noticed >= min_share * len(spoilt)
+
+
+def test_a_prefix_that_two_mixes_share_is_noticed(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The traffic must be such that a fault of the server shows, not of the judge alone."""
+    monkeypatch.setattr(BatchRow, "namespace", property(lambda _: b"one for all"))
+
+    report = report_tokens(GPT2, peers, num_requests=40, seed=SEED)
+
+    assert not report.has_passed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_command_prints_a_line_for_each_architecture(
+    capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    """The long run is read by people and by programs."""
+    status = main(["--requests", "6", "--dtype", dtype])
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 0
+    assert [line["architecture"] for line in lines] == ["llama", "gpt2"]
+    assert all(line["passed"] for line in lines)

@@ -1,12 +1,13 @@
 """The base model outlives every swap unchanged, and the soak would notice if it did not."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.oracle.peers import ARCHITECTURES, GPT2, Architecture
-from tests.oracle.soak import Soak, soak
+from tests.oracle.soak import Soak, main, soak
 
 NUM_SWAPS = 120
 
@@ -35,3 +36,18 @@ def test_a_base_that_changed_is_noticed(tmp_path: Path) -> None:
 
     assert not report.has_passed
     assert report.digest_after != report.digest_before
+
+
+def test_the_command_prints_a_line_for_each_architecture(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The long run is read by people and by programs."""
+    status = main(["--swaps", "9"])
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 0
+    assert [(line["architecture"], line["num_swaps"]) for line in lines] == [
+        ("llama", 5),
+        ("gpt2", 4),
+    ]
+    assert all(line["passed"] for line in lines)
