@@ -90,6 +90,9 @@ async def serve(
     Raises:
         LokrError: The server could not start, or its engine failed.
     """
+    if settings.model.num_threads is not None:
+        # Of this thread, which the engine is built on, and of every thread that comes later.
+        torch.set_num_threads(settings.model.num_threads)
     gate = Gate()
     metrics = Metrics(version=_version(), max_adapter_series=settings.server.max_adapter_series)
     listeners = build_listeners(gate, settings, metrics)
@@ -121,8 +124,6 @@ def _version() -> str:
 
 
 def _load_base(settings: Settings) -> _Base:
-    if settings.model.num_threads is not None:
-        torch.set_num_threads(settings.model.num_threads)
     tokenizer = load_tokenizer(settings.model.path)
     adapted = lokr_core.attach(
         load_model(settings.model),

@@ -22,7 +22,7 @@ READY_SECONDS = 60
 MAX_POSITIONS = 8192  # of the served model, so that a stream lasts as long as a test needs it
 
 
-def tiny_settings(model: Path, store: Path | None = None, **sections: object) -> Settings:
+def tiny_settings(model: Path, store: Path | None = None, /, **sections: object) -> Settings:
     """Return settings for a tiny model on free ports; sections override single values.
 
     Args:

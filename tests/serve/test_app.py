@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 from lokr_serve.client import Client, Health, UnavailableError
@@ -118,6 +119,26 @@ def test_an_engine_that_is_stuck_ends_the_server(
     may_go_on.set()
     with pytest.raises(EngineStoppedError, match="in one step"):
         server.ended.result(10)
+
+
+def test_the_engine_runs_on_as_many_threads_as_are_set(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loads of adapters share the machine with it, and have threads of their own."""
+    num_before, seen = torch.get_num_threads(), []
+    step = Schedule.step
+
+    def note_threads(schedule: Schedule) -> None:
+        seen.append(torch.get_num_threads())
+        step(schedule)
+
+    monkeypatch.setattr(Schedule, "step", note_threads)
+    settings = tiny_settings(model_folder, model={"num_threads": 3})
+    with running_server(settings) as server, connected(server.ready.result()) as connection:
+        connection.client.generate_once(ANY)
+    torch.set_num_threads(num_before)
+
+    assert set(seen) == {3}
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
