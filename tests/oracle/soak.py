@@ -51,6 +51,14 @@ class SoakReport:
         return self.digest_before == self.digest_after and not self.differences
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Added:
+    """A version of an adapter that the model has."""
+
+    ref: AdapterRef
+    file: AdapterFile
+
+
 def weights_digest(model: nn.Module) -> str:
     """Return a SHA-256 over the names, shapes, dtypes and bytes of all weights."""
     digest = hashlib.sha256()
@@ -83,7 +91,7 @@ class Soak:
             "use auto": lambda: self._use("auto"),
             DETACH: self._detach,
         }
-        self._added: dict[str, AdapterRef] = {}  # by adapter id
+        self._added: dict[str, Added] = {}  # by adapter id
         self._adapted = self._attach()
 
     def swap(self) -> None:
@@ -127,33 +135,36 @@ class Soak:
         )
 
     def _add(self) -> None:
-        adapter_id = self._draws.choice(list(self._peers.files))
-        if adapter_id not in self._added:
-            self._added[adapter_id] = self._load(adapter_id)
+        """Add an adapter that is not there, or one once more, which changes nothing."""
+        absent = [name for name in self._peers.files if name not in self._added]
+        adapter_id = self._draws.choice(absent or list(self._added))
+        file = self._draws.choice(self._peers.files[adapter_id])
+        if adapter_id in self._added:
+            file = self._added[adapter_id].file
+        self._added[adapter_id] = self._load(file)
 
-    def _load(self, adapter_id: str) -> AdapterRef:
-        file: AdapterFile = self._draws.choice(self._peers.files[adapter_id])
+    def _load(self, file: AdapterFile) -> Added:
         path = self._peers.folder / file.source
-        adapter = read_adapter(path, self._adapted.spec, adapter_id)
+        adapter = read_adapter(path, self._adapted.spec, file.adapter_id)
         self._adapted.add(adapter)
-        return adapter.ref
+        return Added(ref=adapter.ref, file=file)
 
     def _remove(self) -> None:
         adapter_id = self._draws.choice(list(self._added))
-        self._adapted.remove(self._added.pop(adapter_id))
+        self._adapted.remove(self._added.pop(adapter_id).ref)
 
     def _replace(self) -> None:
         """Let both versions be there for a moment, as a server does."""
         adapter_id = self._draws.choice(list(self._added))
         old = self._added[adapter_id]
-        self._added[adapter_id] = self._load(adapter_id)
-        if self._added[adapter_id] != old:
-            self._adapted.remove(old)
+        others = [file for file in self._peers.files[adapter_id] if file is not old.file]
+        self._added[adapter_id] = self._load(self._draws.choice(others))
+        self._adapted.remove(old.ref)
 
     def _mix(self) -> AdapterMix:
         num_parts = self._draws.randint(1, min(3, len(self._added)))
-        refs = self._draws.sample(list(self._added.values()), num_parts)
-        return AdapterMix.of({ref: self._draws.choice([1.0, 0.5, -0.7]) for ref in refs})
+        parts = self._draws.sample(list(self._added.values()), num_parts)
+        return AdapterMix.of({part.ref: self._draws.choice([1.0, 0.5, -0.7]) for part in parts})
 
     def _merge(self) -> None:
         mix = self._mix()
@@ -161,7 +172,7 @@ class Soak:
         self._adapted.merges.release(mix)
 
     def _drop(self) -> None:
-        self._adapted.merges.discard_adapter(self._draws.choice(list(self._added.values())))
+        self._adapted.merges.discard_adapter(self._draws.choice(list(self._added.values())).ref)
 
     def _use(self, apply: ApplyWord) -> None:
         """Run a batch of mixed rows; unmerged, its base rows must not notice the others."""
