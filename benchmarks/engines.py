@@ -38,9 +38,9 @@ def adapter_settings(folder: Path) -> AdapterSettings:
     return AdapterSettings(directory=folder, device_bytes=DEVICE_BYTES, max_loads=MAX_LOADS)
 
 
-def random_prompt(draw: random.Random, vocab: int) -> tuple[int, ...]:
+def random_prompt(draw: random.Random, vocab: int, num_tokens: int) -> tuple[int, ...]:
     """Return a prompt that no prefix cache has seen."""
-    return tuple(draw.randrange(vocab) for _ in range(NUM_PROMPT_TOKENS))
+    return tuple(draw.randrange(vocab) for _ in range(num_tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,7 +86,8 @@ class Serving:
 
     async def first_token(self, adapter_id: str) -> float:
         """Return the seconds of a request for one token, the lease included."""
-        prompt_ids = random_prompt(self.draw, self.engine.prompt_limits.vocab_size)
+        vocab = self.engine.prompt_limits.vocab_size
+        prompt_ids = random_prompt(self.draw, vocab, NUM_PROMPT_TOKENS)
         began = time.perf_counter()
         async with self.lease(adapter_id) as lease:
             async for _ in self.generate(lease, prompt_ids, 1):
