@@ -12,7 +12,12 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from lokr_core import Adapted
 from lokr_serve.config import TextSettings
-from lokr_serve.errors import EngineStoppedError, InvalidRequestError, QueueFullError
+from lokr_serve.errors import (
+    EngineStoppedError,
+    InvalidRequestError,
+    QueueFullError,
+    SettingsError,
+)
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.generation import Generation, Mailbox
 from lokr_serve.text.prompt import PromptLimits
@@ -79,6 +84,8 @@ class TextEngine:
             self._wake.notify()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        else:
+            self._end_all(None)  # what was sent to an engine that never ran
 
     def check(self, generation: Generation) -> None:
         """Refuse what can never run.
@@ -184,17 +191,24 @@ class TextEngine:
     def _take_commands(self, schedule: Schedule) -> bool:
         """Hand what was asked for to the schedule, waiting while there is nothing to do."""
         with self._wake:
-            self._num_waiting = schedule.num_waiting
+            self._count_waiting(schedule)
             self._wake.wait_for(lambda: self._commands or self._is_stopping or not schedule.is_idle)
             commands, self._commands = self._commands, []
-            self._num_waiting += sum(not job.is_cancelled for job in commands)
         for job in commands:
             if job.is_cancelled:
                 schedule.cancel(job)
                 job.close()
             else:
                 schedule.submit(job)
+        schedule.admit()
+        with self._wake:
+            self._count_waiting(schedule)
         return not self._is_stopping
+
+    def _count_waiting(self, schedule: Schedule) -> None:
+        """Count who has no row yet, with the lock held."""
+        pending = sum(not job.is_cancelled for job in self._commands)
+        self._num_waiting = schedule.num_waiting + pending
 
     def _end_all(self, schedule: Schedule | None) -> None:
         with self._wake:
@@ -213,7 +227,15 @@ def model_limits(
 
     A row may not outgrow the key-value cache, so that is a limit on the context like the model's
     own; one page is kept free so that a row that runs alone can always go on.
+
+    Raises:
+        SettingsError: The cache has less than two pages.
     """
+    if settings.cache_tokens < 2 * settings.page_tokens:
+        raise SettingsError(
+            f"text.cache_tokens: {settings.cache_tokens} tokens are less than two pages of "
+            f"{settings.page_tokens} (text.page_tokens)"
+        )
     model = adapted.model
     assert isinstance(model, PreTrainedModel)
     config: PretrainedConfig = model.config.get_text_config()

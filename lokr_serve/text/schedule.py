@@ -144,13 +144,12 @@ class Schedule:
         self._end(job)
 
     def step(self) -> None:
-        """Admit requests while there is room, run one step, and post what it gave.
+        """Run one step, and post what it gave.
 
         Raises:
             torch.AcceleratorError: The device has failed for good.
         """
         self._go_on()
-        self._admit()
         self._show_load()
         began_at = time.monotonic()
         try:
@@ -167,7 +166,7 @@ class Schedule:
         self._flush()
         self._show_load()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
         """Give rows to the requests whose turn it is; none while rows are tested apart."""
         while not self._isolation.is_active and len(self._queue):
             job = self._queue.peek()

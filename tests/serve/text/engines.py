@@ -23,7 +23,7 @@ from lokr_serve.types import Chunk, Finished, SamplingParams
 from tests.tiny import peft_lokr, peft_lora, tiny_llama
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 8}
-WAIT_SECONDS = 30
+WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
