@@ -1,7 +1,6 @@
 """A running text engine over a tiny model with real adapters, and what comes out of it."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +22,6 @@ from lokr_serve.types import Chunk, Finished, SamplingParams
 from tests.tiny import peft_lokr, peft_lora, tiny_llama
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 8}
-WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -188,34 +186,6 @@ def before_forward(model: nn.Module, call: Callable[[list[int]], None]) -> Itera
         yield
     finally:
         handle.remove()
-
-
-class Steps:
-    """Holds the engine at the start of each forward until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self.seen: list[list[int]] = []  # the token ids of each forward
-        self._arrived = threading.Semaphore(0)
-        self._allowed = threading.Semaphore(0)
-
-    def __call__(self, ids: list[int]) -> None:
-        """Wait, on the engine's thread."""
-        self.seen.append(ids)
-        self._arrived.release()
-        assert self._allowed.acquire(timeout=WAIT_SECONDS), "nobody let the step go on"
-
-    async def reach(self) -> list[int]:
-        """Wait until the engine is at the next forward, and return its token ids."""
-        assert await asyncio.to_thread(self._arrived.acquire, timeout=WAIT_SECONDS)
-        return self.seen[-1]
-
-    def allow(self) -> None:
-        """Let one forward run."""
-        self._allowed.release()
-
-    def open(self) -> None:
-        """Let all forwards run."""
-        self._allowed.release(100_000)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
