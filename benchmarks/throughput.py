@@ -23,7 +23,7 @@ from benchmarks.store import write_store
 from benchmarks.streams import Load, Spent, call_server, spend, tokens_of
 
 NUM_ADAPTERS = 16
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 STOP_SECONDS = 60
 COMMAND = (sys.executable, "-m", "lokr_serve")
 
