@@ -1,11 +1,10 @@
 """Rows of many requests in one step, over transformers' continuous batching.
 
-The one module that touches its internals; a contract test names each of them. It is driven step
-by step on the engine's thread: transformers keeps the paged cache, schedules, splits prompts and
-preempts; the mix of each request travels with the batch's own input tensors.
+With prefixes and attention the one place that touches its internals; a contract test names them.
+It is driven step by step on the engine's thread: transformers keeps the paged cache, schedules,
+splits prompts and preempts; the mix of each request travels with the batch's own input tensors.
 """
 
-import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,9 +30,8 @@ from lokr_core import Adapted, AdapterMix, Apply, RowSpan
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import NumericsError
 from lokr_serve.text.attention import ATTENTION_NAME, register_attention
+from lokr_serve.text.prefixes import key_prefixes
 from lokr_serve.text.sampling import Sampled, SamplerRow, sample
-
-_HASH_BITS = 31  # what a token id of the prefix cache can hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -202,7 +200,9 @@ class PagedBatch:
         if model.config._attn_implementation == ATTENTION_NAME and model.device.type == "cpu":
             register_attention()
             vars(self._inputs).update(attention_mask=None)  # attention keeps requests apart
-        self._key_prefixes()
+        key_prefixes(
+            self._processor.cache, lambda row_id: self._rows[row_id].namespace, self._cached_tokens
+        )
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -258,39 +258,6 @@ class PagedBatch:
         self._rows.clear()
         self._cached_tokens.clear()
         self._processor.reset()
-
-    def _key_prefixes(self) -> None:
-        """Make the prefix cache tell mixes apart.
-
-        It hashes token ids alone, so the first two of a row are replaced, for the hash, by
-        negative ones that stand for them and for the row's namespace.
-        """
-        cache = self._processor.cache
-        stock_search, stock_mark = cache.search_prefix_match, cache.mark_complete_blocks
-
-        def search(request_id: str, prompt_ids: list[int]) -> int:
-            found: int = stock_search(request_id, self._keyed(request_id, prompt_ids))
-            self._cached_tokens[request_id] = found  # asked again if no page was free
-            return found
-
-        def mark(state: RequestState, complete_blocks: dict[str, int]) -> None:
-            if complete_blocks:
-                tokens = state.initial_tokens + state.generated_tokens
-                state = copy.copy(state)
-                state.initial_tokens = self._keyed(state.request_id, tokens)
-                state.generated_tokens = []
-            stock_mark(state, complete_blocks)
-
-        vars(cache).update(search_prefix_match=search, mark_complete_blocks=mark)
-
-    def _keyed(self, row_id: str, token_ids: list[int]) -> list[int]:
-        """Return the ids with the first two replaced; a single one never fills a page."""
-        if len(token_ids) < 2:
-            return token_ids
-        text = self._rows[row_id].namespace + repr(token_ids[:2]).encode()
-        digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-        low, high = digest % (1 << _HASH_BITS), (digest >> _HASH_BITS) % (1 << _HASH_BITS)
-        return [-1 - low, -1 - high, *token_ids[2:]]
 
 
 def _build_processor(

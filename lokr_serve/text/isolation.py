@@ -1,8 +1,8 @@
 """Isolation: after a step has raised, find the rows that cannot run, and spare the others.
 
 The rows of the failed step are suspects. They are run in halves, apart from everything else: a
-half that makes a step is cleared, one that fails is halved again, and a row that fails in a step
-of its own is the culprit. Everything else waits, and then goes on from what it has.
+half that makes a step is cleared, one that fails is halved again, and a row that fails in a test of
+its own is the culprit. Everything else waits, and then goes on from what it has.
 """
 
 from collections import deque
@@ -38,12 +38,14 @@ class Isolation(Generic[Row]):
             running: All rows that were in the batch.
 
         Returns:
-            The row that cannot run even alone, if the step had no other.
+            The row that cannot run even alone: the step was a test and had no other. The first
+            failure of a row that ran alone may be anything, so that one is tried again.
         """
         others = [row for row in running if row not in scheduled]
+        was_test = bool(self._testing)
         self._testing = []
         self._waiting += others
-        if len(scheduled) == 1:
+        if len(scheduled) == 1 and was_test:
             return scheduled[0]
         middle = len(scheduled) // 2
         halves = [list(scheduled[:middle]), list(scheduled[middle:])]

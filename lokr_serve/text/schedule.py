@@ -129,6 +129,7 @@ class Schedule:
 
     def jobs(self) -> set[Job]:
         """Take every request out, waiting or running."""
+        self._flush()  # a request that ended in a step that then raised is no longer among them
         jobs = {row.job for row in self._rows.values()}
         while len(self._queue):
             jobs.add(self._queue.pop())

@@ -98,3 +98,14 @@ def test_a_suspect_that_ends_meanwhile_is_not_run_again() -> None:
     runs = list(groups(isolation))
 
     assert runs == [["c", "d"], ["c", "d"]]
+
+
+def test_a_row_is_blamed_only_when_a_test_of_its_own_fails() -> None:
+    """The first failure of a row that happened to run alone may have been anything."""
+    isolation: Isolation[str] = Isolation()
+    first = isolation.fail(["a"], ["a"])
+    isolation.next_rows()
+
+    second = isolation.fail(["a"], ["a"])
+
+    assert (first, second) == (None, "a")
