@@ -25,7 +25,7 @@ from lokr_core.errors import (
 from lokr_core.formats import AdapterReader, ReadOptions, ScaleOverrides, read_adapter
 from lokr_core.layers.plan import RowSpan
 from lokr_core.merge import MergedMix
-from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id
+from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id, is_adapter_id
 
 __all__ = [
     "Adapted",
@@ -61,5 +61,6 @@ __all__ = [
     "UnsupportedModuleError",
     "attach",
     "check_adapter_id",
+    "is_adapter_id",
     "read_adapter",
 ]

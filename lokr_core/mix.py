@@ -17,13 +17,18 @@ _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _ADAPTER_ID = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
 
 
+def is_adapter_id(text: str) -> bool:
+    """Return whether ``text`` may be an adapter's id; never a path out of a store."""
+    return len(text) <= MAX_ADAPTER_ID_LENGTH and _ADAPTER_ID.fullmatch(text) is not None
+
+
 def check_adapter_id(adapter_id: str) -> str:
-    """Return an adapter's id if it is well formed; such an id never leads out of a store.
+    """Return an adapter's id if it is well formed.
 
     Raises:
         MixError: It is empty, too long, or has other characters than an id may have.
     """
-    if len(adapter_id) > MAX_ADAPTER_ID_LENGTH or not _ADAPTER_ID.fullmatch(adapter_id):
+    if not is_adapter_id(adapter_id):
         raise MixError(
             "adapter_id",
             f"{adapter_id!r} is no adapter id: 1 to {MAX_ADAPTER_ID_LENGTH} letters, digits and "

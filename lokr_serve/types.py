@@ -8,16 +8,6 @@ from enum import Enum
 
 from lokr_serve.errors import InvalidRequestError
 
-MAX_ADAPTER_ID_LENGTH = 128
-_SEGMENT = "[A-Za-z0-9][A-Za-z0-9._-]*"
-_ADAPTER_ID = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
-
-
-def is_adapter_id(text: str) -> bool:
-    """Return whether ``text`` may be an adapter's id; never a path out of the store."""
-    return len(text) <= MAX_ADAPTER_ID_LENGTH and _ADAPTER_ID.fullmatch(text) is not None
-
-
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 

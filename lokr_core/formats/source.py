@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lokr_core.errors import AdapterFileError
 from lokr_core.formats.file import FileContent, memory, read_bytes, read_file
+from lokr_core.formats.peft import CONFIG_NAME
 
-CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
 SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")

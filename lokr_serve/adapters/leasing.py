@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lokr_core import Adapted, AdapterMix, AdapterRef, Apply, MixError, MixPart
+from lokr_core import Adapted, AdapterMix, AdapterRef, Apply, MixError, MixPart, is_adapter_id
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types import AdapterWeight, is_adapter_id
+from lokr_serve.types import AdapterWeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

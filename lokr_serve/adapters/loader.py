@@ -17,18 +17,18 @@ from lokr_core import (
     ReadOptions,
     ScaleOverrides,
 )
+from lokr_core.formats.file import MAX_HEADER_BYTES
+from lokr_core.formats.source import SUFFIX
 from lokr_core.spec import ModelSpec
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.store import TENSOR_SUFFIX, AdapterStore, fingerprint
+from lokr_serve.adapters.store import AdapterStore, fingerprint
 from lokr_serve.adapters.workers import SharedCalls, Workers
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterBudgetError, DigestMismatchError
 from lokr_serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 # How long a load waits for the one before it. Most take a millisecond, and side by side they
 # would take no less in all but would each compete with the engine for the interpreter.
@@ -129,7 +129,7 @@ class AdapterLoader:
 
     def _require_size(self, path: Path, request: LoadRequest) -> None:
         """Refuse what cannot fit before memory is taken for it; a partial read may take less."""
-        files = path.glob(f"*{TENSOR_SUFFIX}") if path.is_dir() else [path]
+        files = path.glob(f"*{SUFFIX}") if path.is_dir() else [path]
         num_bytes = sum(file.stat().st_size for file in files)
         if num_bytes > self._max_bytes + MAX_HEADER_BYTES and not request.overrides.partial:
             raise AdapterBudgetError(

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lokr_core import is_adapter_id
+from lokr_core.formats.peft import CONFIG_NAME
+from lokr_core.formats.source import SUFFIX
 from lokr_serve.errors import SettingsError, SourceError
-from lokr_serve.types import is_adapter_id
-
-TENSOR_SUFFIX = ".safetensors"
-CONFIG_NAME = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +121,8 @@ class _Walk:
             self.problems.append(f"{name!r} is a link to nowhere or out of the adapter folder")
         elif entry.is_dir():
             self._visit_directory(entry, name)
-        elif name.endswith(TENSOR_SUFFIX):
-            self._add(name.removesuffix(TENSOR_SUFFIX), name)
+        elif name.endswith(SUFFIX):
+            self._add(name.removesuffix(SUFFIX), name)
 
     def _visit_directory(self, entry: os.DirEntry[str], name: str) -> None:
         if Path(entry.path, CONFIG_NAME).exists():
