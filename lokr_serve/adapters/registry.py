@@ -137,10 +137,12 @@ class AdapterRegistry:
             The bytes of the version that was in memory.
 
         Raises:
+            InvalidRequestError: The id or the time is malformed.
             AdapterNotFoundError: The id is not registered.
             AdapterDrainingError: It is being unloaded already.
             AdapterBusyError: It still has requests, and they are not to be ended by force.
         """
+        require_adapter_id("adapter_id", adapter_id)
         require_seconds("drain_timeout", drain_seconds)
         record = self._catalogue.get(adapter_id)
         record.is_draining = True
@@ -154,14 +156,16 @@ class AdapterRegistry:
         """Return what is known of an id.
 
         Raises:
+            InvalidRequestError: The id is malformed.
             AdapterNotFoundError: The id is not registered.
         """
+        require_adapter_id("adapter_id", adapter_id)
         return self._catalogue.describe(adapter_id)
 
     def list(self, *, prefix: str = "") -> builtins.list[AdapterStatus]:
         """Return what is known of every id that starts with ``prefix``, sorted by id."""
         ids = sorted(adapter_id for adapter_id in self._catalogue if adapter_id.startswith(prefix))
-        return [self.get(adapter_id) for adapter_id in ids]
+        return [self._catalogue.describe(adapter_id) for adapter_id in ids]
 
     async def update(
         self, adapter_id: str, *, pinned: bool | None, ttl_seconds: float | None
@@ -169,11 +173,12 @@ class AdapterRegistry:
         """Change what is not None; a pin loads the adapter, a time to live of 0 never ends.
 
         Raises:
-            InvalidRequestError: The time to live is malformed.
+            InvalidRequestError: The id or the time to live is malformed.
             AdapterNotFoundError, AdapterDrainingError: The id takes no requests.
             AdapterLoadFailedError: It is to be pinned and cannot be loaded.
             AdapterBudgetError: It is to be pinned and there is no room.
         """
+        require_adapter_id("adapter_id", adapter_id)
         require_seconds("ttl", ttl_seconds)
         record = self._catalogue.get(adapter_id)
         if pinned is not None:

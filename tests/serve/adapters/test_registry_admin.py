@@ -89,6 +89,21 @@ async def test_get_of_an_unknown_id_says_so(make_registry: MakeRegistry) -> None
         make_registry().get("nobody")
 
 
+@pytest.mark.parametrize("adapter_id", ["", "../a", "a//b", "a" * 129])
+async def test_a_malformed_id_is_refused_by_field(
+    make_registry: MakeRegistry, adapter_id: str
+) -> None:
+    """An id that can never be registered is a mistake in the request, not an adapter to load."""
+    registry = make_registry()
+
+    with pytest.raises(InvalidRequestError, match="adapter_id: "):
+        registry.get(adapter_id)
+    with pytest.raises(InvalidRequestError, match="adapter_id: "):
+        await registry.update(adapter_id, pinned=True, ttl_seconds=None)
+    with pytest.raises(InvalidRequestError, match="adapter_id: "):
+        await registry.unload(adapter_id, drain_seconds=0.0, force=False)
+
+
 async def test_update_pins_and_unpins(make_registry: MakeRegistry, store: Store) -> None:
     """A pin loads the adapter at once and keeps it; what is None stays as it is."""
     for seed, name in enumerate("abc"):
