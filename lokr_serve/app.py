@@ -189,6 +189,7 @@ async def _watch(engine: TextEngine, stuck_step_seconds: float) -> None:
         if not health.is_alive:
             raise EngineStoppedError("the engine's thread has ended")
         if health.stuck_seconds > stuck_step_seconds:
+            engine.abandon()
             raise EngineStoppedError(
                 f"the engine has been in one step for {health.stuck_seconds:.0f} s"
             )

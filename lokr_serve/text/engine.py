@@ -58,6 +58,7 @@ class TextEngine:
         self._limits = model_limits(adapted, settings, tokenizer)
         self._commands: list[Job] = []  # submitted, or to be cancelled
         self._wake = threading.Condition()
+        self._live: set[Job] = set()  # submitted, with a reader
         self._num_waiting = 0
         self._is_stopping = False
         self._has_ended = False  # no step runs any more, and no command is read
@@ -86,6 +87,19 @@ class TextEngine:
             await asyncio.to_thread(self._thread.join)
         else:
             self._end_all(None)  # what was sent to an engine that never ran
+
+    def abandon(self) -> None:
+        """End every request without waiting for the step that runs.
+
+        For an engine that is stuck, in a process that is about to end: what the requests held
+        is given back although the step may still use it.
+        """
+        with self._wake:
+            self._is_stopping = self._has_ended = True
+            jobs = list(self._live)
+        for job in jobs:
+            job.fail(EngineStoppedError("the engine is stuck; send the request elsewhere"))
+            job.close()
 
     def check(self, generation: Generation) -> None:
         """Refuse what can never run.
@@ -140,8 +154,11 @@ class TextEngine:
                     num_left -= isinstance(event, Finished)
                     yield event
         finally:
-            if num_left and self._cancel(job):
-                await job.mailbox.wait_closed()
+            try:
+                if num_left and self._cancel(job):
+                    await job.mailbox.wait_closed()
+            finally:
+                self._live.discard(job)
 
     def health(self) -> EngineHealth:
         """Return whether the engine does its work."""
@@ -159,6 +176,7 @@ class TextEngine:
             if self._num_waiting >= self._settings.max_queue:
                 raise QueueFullError(self._settings.max_queue)
             self._num_waiting += 1
+            self._live.add(job)
             self._commands.append(job)
             self._wake.notify()
 
