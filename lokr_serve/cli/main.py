@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from lokr_core import LokrError
+from lokr_core import LokrError, MixError
 from lokr_serve.cli.adapters import adapters_app
 from lokr_serve.cli.command import Command
 from lokr_serve.cli.config import config_app
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         _build_app()(arguments)
-    except (InvalidRequestError, SettingsError) as error:
+    except (InvalidRequestError, MixError, SettingsError) as error:
         _fail(error, USAGE_CODE)
     except LokrError as error:
         _fail(error, FAILURE_CODE)

@@ -141,6 +141,7 @@ def test_a_server_that_is_not_there_is_one_line_of_error(
         (("--prompt", "x", "--adapter", "a*b"), "a*b"),
         (("--prompt", "x", "--adapter", "*1"), "*1"),
         (("--prompt", "x", "--adapter", "a*inf"), "a*inf"),
+        (("--prompt", "x", "--adapter", "a", "--adapter", "a*2"), "twice"),
         (("--prompt", "x", "--temperature", "-1"), "temperature"),
         (("--prompt", "x", "--apply", "sideways"), "sideways"),
     ],
