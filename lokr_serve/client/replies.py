@@ -146,7 +146,7 @@ def _failure(message: adapters_pb2.AdapterFailure) -> AdapterFailure:
 
 
 def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
+    return duration.ToNanoseconds() / 1e9
 
 
 def _moment(timestamp: Timestamp) -> datetime:

@@ -18,7 +18,7 @@ def finite(field: str, value: float) -> float:
 
 def seconds(duration: Duration) -> float:
     """Read a duration."""
-    return duration.seconds + duration.nanos / 1e9
+    return duration.ToNanoseconds() / 1e9
 
 
 def duration_message(duration_seconds: float) -> Duration:

@@ -17,7 +17,7 @@ from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.interceptor import Call, Context, Scope
 from lokr_serve.rpc.interruption import Interruption
-from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
+from lokr_serve.rpc.status import ErrorStatus, error_rule, error_status, internal_status
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,11 @@ async def request_id_scope(call: Call) -> AsyncIterator[None]:
 
 
 def metrics_scope(metrics: Metrics) -> Scope:
-    """Return the scope that counts calls and their codes."""
+    """Return the scope that counts calls and their codes.
+
+    It stands inside the mapping of errors, so that a call is counted before its caller knows of
+    its end.
+    """
 
     @asynccontextmanager
     async def scope(call: Call) -> AsyncIterator[None]:
@@ -43,11 +47,8 @@ def metrics_scope(metrics: Metrics) -> Scope:
         code = grpc.StatusCode.OK
         try:
             yield
-        except AbortError:
-            code = call.context.code()
-            raise
-        except asyncio.CancelledError:
-            code = _code_of_cancelled(call.context)
+        except BaseException as error:
+            code = _code(error, call.context)
             raise
         finally:
             metrics.rpc_handled.labels(*labels, _spell(code)).inc()
@@ -96,9 +97,18 @@ async def _abort(context: Context, status: ErrorStatus) -> None:
     await context.abort(status.code, status.message, status.trailers)
 
 
-def _code_of_cancelled(context: Context) -> grpc.StatusCode:
-    has_passed = context.time_remaining() == 0  # None without a deadline
-    return grpc.StatusCode.DEADLINE_EXCEEDED if has_passed else grpc.StatusCode.CANCELLED
+def _code(error: BaseException, context: Context) -> grpc.StatusCode:
+    """Return the code that a call will end with."""
+    match error:
+        case LokrError():
+            return error_rule(error).code
+        case AbortError():
+            return context.code()
+        case asyncio.CancelledError():
+            has_passed = context.time_remaining() == 0  # None without a deadline
+            return grpc.StatusCode.DEADLINE_EXCEEDED if has_passed else grpc.StatusCode.CANCELLED
+        case _:
+            return grpc.StatusCode.INTERNAL
 
 
 def _spell(code: grpc.StatusCode) -> str:

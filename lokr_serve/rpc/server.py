@@ -80,7 +80,7 @@ def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listene
     Raises:
         SettingsError: An address cannot be bound.
     """
-    scopes = (request_id_scope, metrics_scope(metrics), error_scope, cut_off_scope(gate))
+    scopes = (request_id_scope, error_scope, metrics_scope(metrics), cut_off_scope(gate))
     servicers = _Servicers(
         text=TextServicer(gate, max_queue=settings.text.max_queue),
         adapters=AdapterServicer(gate),

@@ -161,18 +161,17 @@ def test_a_step_that_fails_once_costs_no_stream_a_token(
             raise failures.pop()
         return forward(self, *args, **kwargs)
 
-    seeded = SamplingParams(max_tokens=40, seed=3, ignore_eos=True)
+    seeded = SamplingParams(max_tokens=400, seed=3, ignore_eos=True)
     requests = [
         GenerationRequest(prompt=PROMPT, adapters=adapters, sampling=seeded)
         for adapters in ((), (POET,))
     ]
     alone = [tokens(shared_server.client.generate(request)) for request in requests]
     streams = [shared_server.client.generate(request) for request in requests]
-    for stream in streams:
-        next(stream)
+    begun = [[next(stream) for _ in range(3)] for stream in streams]  # both run from here on
     monkeypatch.setattr(LlamaForCausalLM, "forward", fail_once)
 
-    assert [tokens([*stream]) for stream in streams] == alone
+    assert [tokens([*b, *stream]) for b, stream in zip(begun, streams, strict=True)] == alone
     assert not failures
 
 
