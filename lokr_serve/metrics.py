@@ -102,12 +102,8 @@ class Metrics:
     def _build_step_metrics(self) -> None:
         self.step_seconds = self._seconds("step_seconds", "Duration of one engine step.")
         self.step_rows = self._histogram("step_rows", "Sequences in one step.", STEP_BUCKETS)
-        self.step_mixes = self._histogram(
-            "step_mixes", "Distinct mixes in one step.", STEP_BUCKETS
-        )
-        self.rows = self._counter(
-            "rows_total", "Sequence steps by way of application.", ("apply",)
-        )
+        self.step_mixes = self._histogram("step_mixes", "Distinct mixes in one step.", STEP_BUCKETS)
+        self.rows = self._counter("rows_total", "Sequence steps by way of application.", ("apply",))
         self.step_failures = self._counter("step_failures_total", "Engine steps that raised.")
 
     def _build_adapter_metrics(self) -> None:

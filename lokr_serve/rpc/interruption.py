@@ -38,15 +38,15 @@ class Interruption(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self._future.remove_done_callback(self._interrupt)
+        task, self._task = self._task, None  # a callback that is under way already finds no task
         if not self._has_fired:
             return
-        assert self._task is not None
-        is_ours = self._task.uncancel() <= self._num_cancels_before
+        assert task is not None
+        is_ours = task.uncancel() <= self._num_cancels_before
         if is_ours and kind is asyncio.CancelledError:
             raise self._error(self._future.result()) from error
 
     def _interrupt(self, future: asyncio.Future[T]) -> None:
-        if not future.cancelled():
-            assert self._task is not None
+        if self._task is not None and not future.cancelled():
             self._has_fired = True
             self._task.cancel()

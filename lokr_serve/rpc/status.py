@@ -25,8 +25,8 @@ DETAILS_TRAILER = "grpc-status-details-bin"
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 
 # Trailers hold the message up to three times and must stay below the 8 KiB that peers accept.
-MAX_MESSAGE_CHARACTERS = 600
-MAX_FACT_CHARACTERS = 200
+MAX_MESSAGE_BYTES = 600  # a client takes 8 KiB of metadata, where a byte may become three
+MAX_FACT_BYTES = 200
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -106,7 +106,7 @@ def error_rule(error: LokrError) -> ErrorRule:
 def error_status(error: LokrError) -> ErrorStatus:
     """Return the status of a call that ended with ``error``."""
     rule = error_rule(error)
-    message = _shorten(str(error), MAX_MESSAGE_CHARACTERS)
+    message = _shorten(str(error), MAX_MESSAGE_BYTES)
     info = ErrorInfo(reason=rule.reason, domain=ERROR_DOMAIN, metadata=_facts(error))
     retry_seconds = _retry_seconds(error)
     pushback: Trailers = ()
@@ -145,17 +145,19 @@ def _packed(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> 
 
 def _facts(error: LokrError) -> dict[str, str]:
     """Return what the error knows, as text: an error's attributes are its facts."""
-    return {
-        name: _shorten(_text(value), MAX_FACT_CHARACTERS) for name, value in vars(error).items()
-    }
+    return {name: _shorten(_text(value), MAX_FACT_BYTES) for name, value in vars(error).items()}
 
 
 def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def _shorten(text: str, max_bytes: int) -> str:
+    """Cut a text to a size, between characters."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= max_bytes:
+        return encoded.decode()
+    return f"{encoded[: max_bytes - len('…'.encode())].decode('utf-8', 'ignore')}…"
 
 
 def _details(error: LokrError, rule: ErrorRule, message: str) -> Iterator[Message]:
@@ -209,7 +211,7 @@ def _subject(error: LokrError) -> str:
             subject = "queue"
         case _:
             subject = ""
-    return _shorten(subject, MAX_FACT_CHARACTERS)
+    return _shorten(subject, MAX_FACT_BYTES)
 
 
 def _retry_seconds(error: LokrError) -> float | None:

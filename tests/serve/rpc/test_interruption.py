@@ -110,3 +110,16 @@ async def test_an_error_of_the_block_wins() -> None:
     with pytest.raises(ValueError, match="first"):
         async with Interruption(ended, AdapterUnloadedError):
             await fail_when_cancelled()
+
+
+async def test_a_future_that_resolves_as_the_block_ends_is_too_late() -> None:
+    """A stream that has just finished must not end in a cancellation that nobody asked for."""
+    ended = new_future()
+    async with Interruption(ended, AdapterUnloadedError):
+        ended.set_result("poet")  # its callbacks run in the next turn of the loop
+    await asyncio.sleep(0)
+
+    task = asyncio.current_task()
+
+    assert task is not None
+    assert task.cancelling() == 0

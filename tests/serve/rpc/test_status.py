@@ -164,3 +164,12 @@ def test_trailers_stay_small_whatever_the_message() -> None:
     num_bytes += 3 * len(status.message.encode())  # percent-encoded
 
     assert num_bytes < MAX_TRAILER_BYTES
+
+
+def test_a_long_text_of_any_script_fits_the_trailers() -> None:
+    """A client refuses metadata of more than 8 KiB and would never learn what was wrong."""
+    status = error_status(InvalidRequestError("messages", "\N{PILE OF POO}" * 5000))
+
+    num_bytes = sum(len(key) + 4 * len(value) / 3 for key, value in status.trailers)
+
+    assert num_bytes + 3 * len(status.message.encode()) < 8192
