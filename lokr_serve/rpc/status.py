@@ -162,7 +162,9 @@ def _shorten(text: str, max_bytes: int) -> str:
 
 def _details(error: LokrError, rule: ErrorRule, message: str) -> Iterator[Message]:
     if (field := _field(error)) is not None:
-        problem = error.problem if isinstance(error, errors.InvalidRequestError) else message
+        problem = message
+        if isinstance(error, errors.InvalidRequestError):
+            problem = _shorten(error.problem, MAX_MESSAGE_BYTES)
         violation = BadRequest.FieldViolation(field=field, description=problem)
         yield BadRequest(field_violations=[violation])
     if rule.code is grpc.StatusCode.FAILED_PRECONDITION:
