@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 Positive = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):

@@ -99,6 +99,8 @@ class Group:
         rows = self._rows
         if gain is not None:
             self._add_rows(out, self._gained(delta, gain, module, x, base))
+        elif rows.span is not None and len(rows.gather) == len(x):
+            delta.add_to(out, x)  # every row, in order: the step that is worth most
         elif rows.span is not None:
             delta.add_to(out[rows.span], x[rows.span])
         elif self._has_unique_rows:
