@@ -107,13 +107,12 @@ async def serve(
         )
         async with _listening(gate, listeners, settings.server.drain_seconds):
             base = await _unless_stopped(_in_thread(lambda: _load_base(settings)), stop)
-            if base is None:
-                return
-            backend = await _build_backend(base, settings, metrics, stack)
-            gate.open(backend)
-            on_ready(addresses)
-            watch = _watch(backend.engine, settings.text.stuck_step_seconds)
-            await _unless_stopped(asyncio.create_task(watch), stop)
+            if base is not None:
+                backend = await _build_backend(base, settings, metrics, stack)
+                gate.open(backend)
+                on_ready(addresses)
+                watch = _watch(backend.engine, settings.text.stuck_step_seconds)
+                await _unless_stopped(asyncio.create_task(watch), stop)
 
 
 def _version() -> str:
@@ -205,9 +204,9 @@ async def _unless_stopped(work: asyncio.Future[T], stop: asyncio.Event) -> T | N
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
-        return None
     finally:
         stopping.cancel()
+    return None
 
 
 def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:

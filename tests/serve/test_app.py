@@ -3,7 +3,9 @@
 import socket
 import threading
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -83,20 +85,25 @@ def unavailable(server: RunningServer) -> UnavailableError:
         return caught.value
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(SystemError("the device is gone"), "SystemError"), (SystemExit(), "thread has ended")],
+)
 def test_an_engine_that_dies_ends_the_server(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str
 ) -> None:
     """Its requests get a status, and the process goes, so that another can take its place."""
 
     def die(schedule: Schedule) -> None:
-        raise SystemError("the device is gone")
+        raise error
 
     monkeypatch.setattr(Schedule, "step", die)
     server = RunningServer(settings=tiny_settings(model_folder))
     server.start()
 
     assert unavailable(server).reason == "ENGINE_STOPPED"
-    with pytest.raises(EngineStoppedError, match="SystemError"):
+    with pytest.raises(EngineStoppedError, match=words):
         server.ended.result(30)
 
 
@@ -148,3 +155,20 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
         running_server(tiny_settings(tmp_path)),
     ):
         pass
+
+
+def test_a_checkout_that_is_not_installed_can_serve(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an installed package knows its version."""
+
+    def find_nothing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("lokr_serve.app.version", find_nothing)
+    with running_server(tiny_settings(model_folder)) as server:
+        url = f"http://{server.ready.result().metrics_listen}/metrics"
+        with urlopen(url, timeout=10) as reply:
+            scrape = reply.read().decode()
+
+    assert 'lokr_serve_build_info{version="unknown"} 1.0' in scrape

@@ -2,9 +2,14 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from tests.serve.cli.conftest import Run
 from tests.serve.running import Connection
@@ -109,6 +114,33 @@ def test_health_is_an_exit_code(run: Run, shared_server: Connection) -> None:
     assert run("health", *server).out == "serving\n"
     assert json.loads(run("health", "liveness", "--json", *server).out) == {"status": "serving"}
     assert run("health", "nothing", *server).code == 1
+
+
+def test_a_server_that_does_not_serve_is_an_exit_code_too(run: Run) -> None:
+    """A script that waits for a server must not take its answer for readiness."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    servicer = HealthServicer()
+    servicer.set("", HealthCheckResponse.NOT_SERVING)
+    add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    outcome = run("health", "--server", f"127.0.0.1:{port}")
+    server.stop(0)
+
+    assert (outcome.code, outcome.out) == (1, "not_serving\n")
+
+
+def test_generate_tells_people_how_it_went(
+    run: Run, shared_server: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal the mix, the seed and the speed stand beside the text, not in it."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    flags = ("--server", shared_server.addresses.listen, "--max-tokens", "3", "--seed", "7")
+    outcome = run("generate", "--prompt", "x", *flags)
+
+    assert "base model (unmerged), seed 7" in outcome.err
+    assert "3 tokens in" in outcome.err
+    assert "seed" not in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -215,13 +215,15 @@ async def test_closing_an_asyncio_stream_cancels_its_request(shared_server: Conn
         assert shared_server.admin.unload_adapter("aio/cancel", drain_seconds=20) > 0
 
 
-def test_lists_are_fetched_page_by_page(shared_server: Connection) -> None:
+async def test_lists_are_fetched_page_by_page(shared_server: Connection) -> None:
     """A store of thousands must neither fail nor be cut."""
-    for i in range(101):
-        shared_server.admin.load_adapter(LoadSpec(adapter_id=f"many/{i}", source="poet"))
+    ids = sorted(f"many/{i}" for i in range(101))
+    for adapter_id in ids:
+        shared_server.admin.load_adapter(LoadSpec(adapter_id=adapter_id, source="poet"))
+    async with AsyncClient(shared_server.addresses.listen) as client:
+        listed = [adapter.adapter_id async for adapter in client.list_adapters("many/")]
 
-    listed = [adapter.adapter_id for adapter in shared_server.client.list_adapters("many/")]
-
-    assert listed == sorted(f"many/{i}" for i in range(101))
-    for adapter_id in listed:
+    assert listed == ids
+    assert [a.adapter_id for a in shared_server.client.list_adapters("many/")] == ids
+    for adapter_id in ids:
         shared_server.admin.unload_adapter(adapter_id)
