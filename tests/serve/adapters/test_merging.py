@@ -238,21 +238,25 @@ async def test_auto_without_room_stays_unmerged_and_does_not_try_at_once_again(
     store: Store,
     adapted: Adapted,
     merged_bytes: int,
+    merge_gate: MergeGate,
     metrics: Metrics,
 ) -> None:
     """A full cache must not cost a merge for every request."""
     adapted.merges.max_bytes = merged_bytes
     registry = await scanned(make_registry, store, "ab")
-    _, alone = await resolve(registry, ApplyMode.AUTO, "b")
-    await until(lambda: num_merges(metrics) == 1)
+    merge_gate.opened.set()
 
     async with registry.lease([AdapterWeight(adapter_id="b")], ApplyMode.MERGED):
+        merge_gate.opened.clear()
         for _ in range(100):
             await resolve(registry, ApplyMode.AUTO)
-        await registry.close()  # waits for the merge; another could not be begun
+        joined = asyncio.create_task(resolve(registry, ApplyMode.MERGED))
+        await until(lambda: registry.get("a").in_flight == 1)
+        merge_gate.opened.set()
+        with pytest.raises(AdapterBudgetError, match="merge cache"):
+            await joined
         applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
 
-    assert alone is Apply.UNMERGED
     assert applied == {Apply.UNMERGED}
     assert num_merges(metrics) == 2
 
