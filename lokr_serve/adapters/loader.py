@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +22,13 @@ from lokr_core.spec import ModelSpec
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.store import AdapterStore, fingerprint
+from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import SharedCalls, Workers
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterBudgetError, DigestMismatchError
 from lokr_serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-# How long a load waits for the one before it. Most take a millisecond, and side by side they
-# would take no less in all but would each compete with the engine for the interpreter.
-MAX_TURN_SECONDS = 0.05
 
 
 class AdapterLoader:
@@ -48,6 +44,7 @@ class AdapterLoader:
         store: AdapterStore,
         spec: ModelSpec,
         workers: Workers,
+        turns: LoadTurns,
         settings: AdapterSettings,
         metrics: Metrics,
     ) -> None:
@@ -57,7 +54,7 @@ class AdapterLoader:
         self._host = None if self._device.type == "cpu" else HostTier(settings.host_bytes)
         self._max_bytes = settings.device_bytes
         self._metrics = metrics
-        self._turns = threading.Lock()
+        self._turns = turns
         metrics.adapter_load_seconds.labels("device")  # so that the series is there from the start
         self._calls: SharedCalls[LoadRequest, Adapter] = SharedCalls(workers)
 
@@ -120,7 +117,7 @@ class AdapterLoader:
             ),
             partial=given.partial,
         )
-        with self._turn():
+        with self._turns.turn():
             adapter = self._reader.read(path, request.adapter_id, options)
         found = adapter.info.digest
         if request.digest is not None and request.digest.lower() != found:
@@ -138,16 +135,6 @@ class AdapterLoader:
                 budget_bytes=self._max_bytes,
                 tier="device",
             )
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Let loads go one after the other while they are quick; a slow one is not waited for."""
-        has_turn = self._turns.acquire(timeout=MAX_TURN_SECONDS)
-        try:
-            yield
-        finally:
-            if has_turn:
-                self._turns.release()
 
     @contextmanager
     def _timed(self, tier: str) -> Iterator[None]:

@@ -22,6 +22,7 @@ from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
 from lokr_serve.adapters.store import AdapterStore
+from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterExistsError, AdapterUnloadedError
@@ -53,7 +54,8 @@ class AdapterRegistry:
         self._store = AdapterStore(settings.directory)
         self._workers = Workers(settings.max_loads)
         self._leases = LeaseBook()
-        self._num_running = 0  # leases of any mix, the base model included
+        self._num_running = 0  # requests for any mix, the base model included
+        self._num_leases = 0  # those that have theirs
         self._residency = Residency(
             adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
         )
@@ -64,6 +66,7 @@ class AdapterRegistry:
             store=self._store,
             spec=adapted.spec,
             workers=self._workers,
+            turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._num_leases > 0),
             settings=settings,
             metrics=metrics,
         )
@@ -220,7 +223,12 @@ class AdapterRegistry:
                 held.callback(self._merger.release, mix)
             if ended.done():
                 raise AdapterUnloadedError(ended.result())
+            self._num_leases += 1
+            held.callback(self._end_lease)
             yield Lease(mix=mix, apply=apply, ended=ended)
+
+    def _end_lease(self) -> None:
+        self._num_leases -= 1
 
     async def _hold(
         self, ids: Iterable[str], ended: asyncio.Future[str], held: ExitStack

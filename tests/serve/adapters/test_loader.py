@@ -16,6 +16,7 @@ from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.store import AdapterStore
+from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
 from lokr_serve.config import AdapterSettings
 from lokr_serve.metrics import Metrics
@@ -42,6 +43,7 @@ async def make_loader(store: Store, metrics: Metrics) -> AsyncIterator[MakeLoade
             store=AdapterStore(store.root),
             spec=lokr_core.attach(nn.Module.to(tiny_llama(), "meta")).spec,
             workers=workers,
+            turns=LoadTurns(share=1.0, is_serving=lambda: False),
             settings=AdapterSettings(host_bytes=host_bytes),
             metrics=metrics,
         )
