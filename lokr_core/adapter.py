@@ -1,13 +1,14 @@
 """Adapter: one version of one adapter, its factors in one flat buffer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from torch import Tensor
 
 from lokr_core.layout import AdapterLayout
 from lokr_core.mix import AdapterRef
-from lokr_core.ops.torch_ops import module_change
+from lokr_core.ops.torch_ops import bias_change, module_change
 from lokr_core.spec import ModelSpec
 from lokr_core.weights import ModuleWeights
 
@@ -40,7 +41,7 @@ class Adapter:
     spec: ModelSpec
     layout: AdapterLayout
     buffer: Tensor  # [layout.num_elements], in the precision of the file
-    scales: Tensor  # [modules], float64, in the order of layout.modules
+    scales: Tensor  # [entries of all modules], float64, in the order of layout.modules
     info: AdapterInfo
 
     @property
@@ -55,26 +56,55 @@ class Adapter:
 
     def module(self, path: str) -> ModuleWeights:
         """Return the weights of one module, as views of the buffer."""
-        index = list(self.layout.modules).index(path)
-        return self.layout.modules[path].view(self.buffer, float(self.scales[index]))
+        before = 0
+        for other, slots in self.layout.modules.items():
+            if other == path:
+                count = len(slots.leading_sizes)
+                return slots.view(self.buffer, self.scales[before : before + count].tolist())
+            before += len(slots.leading_sizes)
+        raise KeyError(path)
 
     def modules(self) -> Mapping[str, ModuleWeights]:
         """Return the weights of every module by path, as views of the buffer."""
-        scales: list[float] = self.scales.tolist()
+        scales: Iterator[float] = iter(self.scales.tolist())
         return {
-            path: slots.view(self.buffer, scale)
-            for (path, slots), scale in zip(self.layout.modules.items(), scales, strict=True)
+            path: slots.view(self.buffer, list(islice(scales, len(slots.leading_sizes))))
+            for path, slots in self.layout.modules.items()
         }
 
     def delta_weights(self) -> dict[str, Tensor]:
         """Return ``adapted − base`` at weight 1 for each parameter that the adapter changes.
 
+        What is replaced by a parameter of another shape is left out; the warnings name it.
+
         Returns:
             By parameter name, in the base's layout; float32, or float64 for a float64 base.
         """
-        return {
-            f"{path}.weight": self.spec.modules[path].to_base_layout(
-                module_change(self.spec.modules[path].weight, weights, self.spec.compute_dtype)
-            )
-            for path, weights in self.modules().items()
-        }
+        dtype = self.spec.compute_dtype
+        changes: dict[str, Tensor] = {}
+        for path, weights in self.modules().items():
+            spec = self.spec.modules[path]
+            if changes_weight(weights, spec.shape):
+                change = module_change(spec.weight, weights, dtype)
+                changes[f"{path}.weight"] = spec.to_base_layout(change)
+            if changes_bias(weights, spec.shape):
+                bias = bias_change(spec.bias, weights, dtype)
+                assert bias is not None
+                changes[f"{path}.bias"] = bias
+        return changes
+
+
+def changes_weight(weights: ModuleWeights, shape: tuple[int, int]) -> bool:
+    """Return whether a weight [O, C] of this shape is changed and keeps its shape."""
+    replaced = weights.replacement
+    if replaced is not None and replaced.weight is not None:
+        return tuple(replaced.weight.shape) == shape
+    return bool(weights.terms) or weights.vector is not None
+
+
+def changes_bias(weights: ModuleWeights, shape: tuple[int, int]) -> bool:
+    """Return whether the bias of a weight [O, C] is changed and keeps its shape."""
+    replaced = weights.replacement
+    if replaced is not None and replaced.bias is not None:
+        return len(replaced.bias) == shape[0]
+    return weights.bias is not None

@@ -53,7 +53,7 @@ class Adapted:
             if isinstance(module.module.__dict__.get("forward"), RoutedLinear):
                 raise LokrError(f"module {path!r} is attached already; detach it first")
         for module in self.spec.modules.values():
-            if module.refusal is None:
+            if module.refusal is None and module.kind.is_linear:
                 RoutedLinear(module, module.module.forward, self._router).install()
 
     def add(self, adapter: Adapter) -> None:

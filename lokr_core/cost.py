@@ -1,9 +1,10 @@
 """What a mix costs, counted from shapes: the ground on which a way of application is chosen."""
 
 from dataclasses import dataclass
+from math import prod
 
 from lokr_core.adapter import Adapter
-from lokr_core.layout import AdapterLayout
+from lokr_core.layout import AdapterLayout, delta_factors
 from lokr_core.mix import AdapterMix
 from lokr_core.ops.contraction import cheapest_steps, count_macs
 from lokr_core.pool import AdapterPool
@@ -46,14 +47,11 @@ def delta_macs(delta: DeltaWeights) -> int:
 def _form_macs(delta: DeltaWeights) -> int:
     """Count the multiply-adds of forming the dense delta."""
     out_features, in_features = delta.shape
-    first, second = (
-        (delta.w1, delta.w2) if isinstance(delta, LokrWeights) else (delta.left, delta.right)
-    )
-    return _dense_macs(first) + _dense_macs(second) + out_features * in_features
+    return sum(map(_dense_macs, delta_factors(delta))) + out_features * in_features
 
 
 def _row_macs(module: ModuleSpec, weights: ModuleWeights) -> int:
-    macs = delta_macs(weights.delta)
+    macs = sum(delta_macs(term.delta) for term in weights.terms)
     if weights.gain is not None:
         macs += module.out_features
         if weights.gain.axis is GainAxis.INPUT:
@@ -67,7 +65,7 @@ class CostModel:
     def __init__(self, pool: AdapterPool, spec: ModelSpec) -> None:
         self._pool = pool
         self._spec = spec
-        self._base_macs = sum(m.out_features * m.in_features for m in spec.modules.values())
+        self._base_macs = sum(prod(m.shape) for m in spec.modules.values() if m.kind.is_linear)
         self._by_layout: dict[AdapterLayout, tuple[int, int]] = {}
 
     def of(self, mix: AdapterMix) -> MixCost:
@@ -88,6 +86,6 @@ class CostModel:
             modules = adapter.modules()
             self._by_layout[adapter.layout] = (
                 sum(_row_macs(self._spec.modules[path], w) for path, w in modules.items()),
-                sum(_form_macs(w.delta) for w in modules.values()),
+                sum(_form_macs(term.delta) for w in modules.values() for term in w.terms),
             )
         return self._by_layout[adapter.layout]

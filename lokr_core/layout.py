@@ -1,14 +1,14 @@
 """Where the factors of an adapter lie in its one flat buffer; shared by adapters of equal shape."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lokr_core.weights import (
     DeltaWeights,
+    DenseWeights,
     Factor,
     FullFactor,
     Gain,
@@ -17,9 +17,11 @@ from lokr_core.weights import (
     LokrWeights,
     LowRankFactor,
     ModuleWeights,
+    Replacement,
+    Rows,
+    Term,
+    TuckerFactor,
 )
-
-ALIGNMENT_BYTES = 16  # what vectorised loads of the kernels need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +44,20 @@ class TensorSlot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorSlots:
-    """Slots of one factor: one for a full factor, two for a low-rank one."""
+    """Slots of one factor: one for a full factor, two for a low-rank one, three with a core."""
 
-    tensors: tuple[TensorSlot] | tuple[TensorSlot, TensorSlot]
+    tensors: tuple[TensorSlot, ...]
 
     def view(self, buffer: Tensor) -> Factor:
         """Return the factor as views of ``buffer``."""
-        if len(self.tensors) == 1:
-            return FullFactor(matrix=self.tensors[0].view(buffer))
-        return LowRankFactor(a=self.tensors[0].view(buffer), b=self.tensors[1].view(buffer))
+        views = [slot.view(buffer) for slot in self.tensors]
+        match len(views):
+            case 1:
+                return FullFactor(matrix=views[0])
+            case 2:
+                return LowRankFactor(a=views[0], b=views[1])
+            case _:
+                return TuckerFactor(a=views[0], b=views[1], core=views[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +82,38 @@ class HadamardSlots:
     def view(self, buffer: Tensor, scale: float) -> DeltaWeights:
         """Return the delta as views of ``buffer``."""
         left, right = self.left.view(buffer), self.right.view(buffer)
-        assert isinstance(left, LowRankFactor)
-        assert isinstance(right, LowRankFactor)
+        assert not isinstance(left, FullFactor)
+        assert not isinstance(right, FullFactor)
         return HadamardWeights(left=left, right=right, scale=scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseSlots:
+    """Slot of a delta without factors."""
+
+    matrix: TensorSlot
+
+    def view(self, buffer: Tensor, scale: float) -> DeltaWeights:
+        """Return the delta as a view of ``buffer``."""
+        return DenseWeights(matrix=self.matrix.view(buffer), scale=scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermSlots:
+    """Slots of a term."""
+
+    delta: LokrSlots | HadamardSlots | DenseSlots
+    rows: Rows | None
+    at: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the delta has no factors."""
+        return isinstance(self.delta, DenseSlots)
+
+    def view(self, buffer: Tensor, scale: float) -> Term:
+        """Return the term as views of ``buffer``."""
+        return Term(delta=self.delta.view(buffer, scale), rows=self.rows, at=self.at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,40 +129,97 @@ class GainSlot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleLayout:
-    """Slots of what an adapter does to one module."""
+class ReplacementSlots:
+    """Slots of parameters that take the place of the base's."""
 
-    delta: LokrSlots | HadamardSlots
+    weight: TensorSlot | None
+    bias: TensorSlot | None
+
+    def view(self, buffer: Tensor) -> Replacement:
+        """Return the parameters as views of ``buffer``."""
+        return Replacement(weight=_view(self.weight, buffer), bias=_view(self.bias, buffer))
+
+
+def _view(slot: TensorSlot | None, buffer: Tensor) -> Tensor | None:
+    return None if slot is None else slot.view(buffer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleLayout:
+    """Slots of what an adapter does to one module.
+
+    Its entries are what a weight is folded into: the terms, the vector and the bias, in this
+    order. Each has a scale of its own, and elements in the leading section, a dense term none.
+    """
+
+    terms: tuple[TermSlots, ...]
     gain: GainSlot | None
-    leading_size: int  # elements from this module's leading factor to the next module's
+    vector: TensorSlot | None
+    bias: TensorSlot | None
+    replacement: ReplacementSlots | None
+    leading_sizes: tuple[int, ...]  # elements of each entry in the leading section
 
     @property
-    def leading(self) -> TensorSlot:
-        """The small factor that scale and weight are folded into."""
-        first = self.delta.w1 if isinstance(self.delta, LokrSlots) else self.delta.left
-        return first.tensors[0]
+    def has_bank(self) -> bool:
+        """Whether part of it lies in the banked section."""
+        is_factored = any(not term.is_dense for term in self.terms)
+        return is_factored or self.vector is not None or self.bias is not None
 
-    def view(self, buffer: Tensor, scale: float) -> ModuleWeights:
-        """Return the module's weights as views of ``buffer``."""
-        gain = self.gain.view(buffer) if self.gain is not None else None
-        return ModuleWeights(delta=self.delta.view(buffer, scale), gain=gain)
+    @property
+    def has_dense(self) -> bool:
+        """Whether part of it lies outside the banked section."""
+        return self.replacement is not None or any(term.is_dense for term in self.terms)
+
+    def view(self, buffer: Tensor, scales: Sequence[float]) -> ModuleWeights:
+        """Return the module's weights as views of ``buffer``, with one scale for each entry.
+
+        Vector and bias are views where their scale is 1, as it is unless a weight was folded in.
+        """
+        return ModuleWeights(
+            terms=tuple(
+                term.view(buffer, scale) for term, scale in zip(self.terms, scales, strict=False)
+            ),
+            gain=None if self.gain is None else self.gain.view(buffer),
+            vector=_view(self.vector, buffer),
+            bias=_view(self.bias, buffer),
+            replacement=None if self.replacement is None else self.replacement.view(buffer),
+        )
+
+    def banked(self, rows: Tensor) -> ModuleWeights:
+        """Return what lies in the banked section, as views of ``rows`` [..., num_banked].
+
+        Scales and weights are folded in.
+        """
+        return ModuleWeights(
+            terms=tuple(term.view(rows, 1.0) for term in self.terms if not term.is_dense),
+            gain=None if self.gain is None else self.gain.view(rows),
+            vector=_view(self.vector, rows),
+            bias=_view(self.bias, rows),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterLayout:
     """Slots of a whole adapter, by module path.
 
-    The leading factors of all modules come first, in the order of ``modules``, so that scales
-    and weights are folded in with one multiplication over ``[0, num_leading)``.
+    The leading section comes first: of each entry the small tensor that scale and weight are
+    folded into, with one multiplication over ``[0, num_leading)``. The banked section ends at
+    ``num_banked``; behind it lies what has no factors, which is large and is not copied.
     """
 
     modules: Mapping[str, ModuleLayout] = field(hash=False)
     num_elements: int
     num_leading: int
+    num_banked: int
 
     def __hash__(self) -> int:
         """Hash what tells layouts apart cheaply; equality still compares every slot."""
-        return hash((self.num_elements, self.num_leading, len(self.modules)))
+        return hash((self.num_elements, self.num_leading, self.num_banked, len(self.modules)))
+
+    @property
+    def leading_sizes(self) -> list[int]:
+        """Elements of every entry in the leading section, module by module."""
+        return [size for slots in self.modules.values() for size in slots.leading_sizes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,102 +228,40 @@ class PackedFactors:
 
     layout: AdapterLayout
     buffer: Tensor  # [layout.num_elements]
-    scales: Tensor  # [len(layout.modules)], float64
+    scales: Tensor  # [entries of all modules], float64
 
 
-@dataclass(slots=True)
-class _Packer:
-    """Hands out aligned slots, the leading factors' first."""
-
-    alignment: int  # in elements
-    tensors: list[tuple[TensorSlot, Tensor]] = field(default_factory=list)
-    end: int = 0
-
-    def place(self, tensor: Tensor) -> TensorSlot:
-        slot = TensorSlot(offset=self.end, shape=tuple(tensor.shape))
-        self.tensors.append((slot, tensor))
-        self.end += self.aligned(tensor.numel())
-        return slot
-
-    def aligned(self, num_elements: int) -> int:
-        """Return the number of elements that a tensor takes up."""
-        return -(-num_elements // self.alignment) * self.alignment
-
-
-def _factor_tensors(factor: Factor) -> tuple[Tensor] | tuple[Tensor, Tensor]:
+def factor_tensors(factor: Factor) -> tuple[Tensor, ...]:
+    """Return the tensors of a factor, the one that a scale is folded into first."""
     match factor:
         case FullFactor():
             return (factor.matrix,)
         case LowRankFactor():
             return factor.a, factor.b
-    assert_never(factor)
+        case TuckerFactor():
+            return factor.a, factor.b, factor.core
 
 
-def _delta_factors(delta: DeltaWeights) -> tuple[Factor, Factor]:
+def delta_factors(delta: DeltaWeights) -> tuple[Factor, ...]:
+    """Return the factors of a delta; none if it has none."""
     match delta:
         case LokrWeights():
             return delta.w1, delta.w2
         case HadamardWeights():
             return delta.left, delta.right
-    assert_never(delta)
+        case DenseWeights():
+            return ()
 
 
 def tensors_of(weights: ModuleWeights) -> Iterator[Tensor]:
     """Yield the tensors of a module's weights, in one order for all weights of one layout."""
-    for factor in _delta_factors(weights.delta):
-        yield from _factor_tensors(factor)
-    if weights.gain is not None:
-        yield weights.gain.values
-
-
-def _place_factor(packer: _Packer, factor: Factor, first: TensorSlot | None = None) -> FactorSlots:
-    tensors = _factor_tensors(factor)
-    head = first if first is not None else packer.place(tensors[0])
-    if len(tensors) == 1:
-        return FactorSlots(tensors=(head,))
-    return FactorSlots(tensors=(head, packer.place(tensors[1])))
-
-
-def _place_module(packer: _Packer, weights: ModuleWeights, leading: TensorSlot) -> ModuleLayout:
-    first, second = _delta_factors(weights.delta)
-    placed = _place_factor(packer, first, leading), _place_factor(packer, second)
-    delta: LokrSlots | HadamardSlots
-    if isinstance(weights.delta, LokrWeights):
-        delta = LokrSlots(w1=placed[0], w2=placed[1])
-    else:
-        delta = HadamardSlots(left=placed[0], right=placed[1])
-    gain = None
-    if weights.gain is not None:
-        gain = GainSlot(values=packer.place(weights.gain.values), axis=weights.gain.axis)
-    return ModuleLayout(delta=delta, gain=gain, leading_size=packer.aligned(leading.num_elements))
-
-
-def pack(modules: Mapping[str, ModuleWeights]) -> PackedFactors:
-    """Copy the weights of all modules, by path, into one flat buffer.
-
-    The buffer has the widest dtype among the tensors; modules are laid out in order of path, so
-    adapters that change the same modules with equal shapes get equal layouts.
-    """
-    ordered = {path: modules[path] for path in sorted(modules)}
-    tensors = [tensor for weights in ordered.values() for tensor in tensors_of(weights)]
-    dtype = tensors[0].dtype
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    packer = _Packer(alignment=ALIGNMENT_BYTES // min(ALIGNMENT_BYTES, dtype.itemsize))
-    leading = {
-        path: packer.place(_factor_tensors(_delta_factors(weights.delta)[0])[0])
-        for path, weights in ordered.items()
-    }
-    num_leading = packer.end
-    slots = {path: _place_module(packer, w, leading[path]) for path, w in ordered.items()}
-    buffer = torch.zeros(packer.end, dtype=dtype)
-    for slot, tensor in packer.tensors:
-        slot.view(buffer).copy_(tensor)
-    layout = AdapterLayout(modules=slots, num_elements=packer.end, num_leading=num_leading)
-    scales = torch.tensor([w.delta.scale for w in ordered.values()], dtype=torch.float64)
-    return PackedFactors(layout=layout, buffer=buffer, scales=scales)
-
-
-def with_layout(packed: PackedFactors, layout: AdapterLayout) -> PackedFactors:
-    """Return ``packed`` with an equal layout that other adapters hold already."""
-    return replace(packed, layout=layout)
+    for term in weights.terms:
+        if isinstance(term.delta, DenseWeights):
+            yield term.delta.matrix
+        for factor in delta_factors(term.delta):
+            yield from factor_tensors(factor)
+    replaced = weights.replacement
+    gain = None if weights.gain is None else weights.gain.values
+    given = (gain, weights.vector, weights.bias)
+    others = () if replaced is None else (replaced.weight, replaced.bias)
+    yield from (tensor for tensor in (*given, *others) if tensor is not None)

@@ -10,54 +10,92 @@ from torch import Tensor, nn
 from lokr_core.layout import AdapterLayout
 
 
-class LinearKind(Enum):
-    """How a linear module stores its weight."""
+class ModuleKind(Enum):
+    """What a module computes with its weight, and how it stores it."""
 
     LINEAR = "linear"  # nn.Linear: [O, I]
-    CONV1D = "conv1d"  # transformers' Conv1D: [I, O]
+    CONV1D = "conv1d"  # transformers' Conv1D, a linear module: [I, O]
+    CONV = "conv"  # nn.Conv1d, Conv2d, Conv3d: [O, I / groups, *kernel]
+    EMBEDDING = "embedding"  # nn.Embedding: [V, D]
+    NORM = "norm"  # LayerNorm, GroupNorm and RMS norms: [C]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the module multiplies rows by its weight."""
+        return self in (ModuleKind.LINEAR, ModuleKind.CONV1D)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModuleSpec:
-    """One linear module of the base."""
+    """One module of the base; its weight is taken as a matrix [O, C] whatever its kind.
+
+    The columns of a convolution are (inputs of one group, *kernel), an embedding's rows are its
+    tokens, and a norm has one column.
+    """
 
     path: str
-    kind: LinearKind
+    kind: ModuleKind
     module: nn.Module
     refusal: str | None = None  # why an adapter cannot be routed here
 
     @property
-    def weight(self) -> Tensor:
-        """The base weight as [O, I], a view that is never written to."""
+    def parameter(self) -> Tensor:
+        """The base weight in its own layout, never written to."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        weight = weight.detach()
-        return weight if self.kind is LinearKind.LINEAR else weight.mT
+        return weight.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """The base weight as [O, C], a view that is never written to."""
+        weight = self.parameter
+        match self.kind:
+            case ModuleKind.CONV1D:
+                return weight.mT
+            case ModuleKind.NORM:
+                return weight[:, None]
+            case _:
+                return weight.flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
         """The base bias, [O]."""
-        bias = self.module.bias
+        bias = getattr(self.module, "bias", None)
         return bias.detach() if isinstance(bias, Tensor) else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """O and C."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.out_features, self.module.in_features  # quantised weights differ
+        out_features, columns = self.weight.shape
+        return out_features, columns
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel of a convolution, else nothing."""
+        return tuple(self.parameter.shape[2:]) if self.kind is ModuleKind.CONV else ()
 
     @property
     def out_features(self) -> int:
         """O."""
-        return self.weight.shape[0]
+        return self.shape[0]
 
     @property
     def in_features(self) -> int:
-        """I."""
-        return self.weight.shape[1]
+        """I: for a convolution the input channels of one group."""
+        return self.shape[1] // torch.Size(self.kernel).numel()
 
     def to_base_layout(self, delta: Tensor) -> Tensor:
-        """Return a delta [O, I] in the layout of the module's own weight."""
-        return delta if self.kind is LinearKind.LINEAR else delta.mT
+        """Return a delta [O, C] in the layout of the module's own weight."""
+        if self.kind is ModuleKind.CONV1D:
+            return delta.mT
+        return delta.reshape(self.parameter.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelSpec:
-    """All linear modules of a base model, by path, and the layouts that its adapters share."""
+    """All modules of a base model that adapters can change, by path, and the shared layouts."""
 
     modules: Mapping[str, ModuleSpec]
     dtype: torch.dtype

@@ -8,7 +8,7 @@ from lokr_core.formats.forms import checked, is_finite
 from lokr_core.formats.keys import ModuleTensors
 from lokr_core.ops.torch_ops import dora_gain
 from lokr_core.spec import ModuleSpec
-from lokr_core.weights import DeltaWeights, Gain, GainAxis
+from lokr_core.weights import DeltaWeights, Gain, GainAxis, Term
 
 PEFT_LEAF = "lora_magnitude_vector"
 LYCORIS_LEAF = "dora_scale"
@@ -42,7 +42,7 @@ def read_gain(tensors: ModuleTensors, delta: DeltaWeights, dtype: torch.dtype) -
         )
     eps = 0.0 if peft else torch.finfo(dtype).eps
     weight = tensors.spec.weight.cpu()  # where adapters are read, whatever the base runs on
-    gain = dora_gain(weight, delta, magnitude.flatten(), axis, eps)
+    gain = dora_gain(weight, [Term(delta=delta)], magnitude.flatten(), axis, eps)
     if not is_finite(gain.values):
         raise AdapterTensorError(entry.key, "belongs to a weight whose norm is zero")
     return gain

@@ -53,16 +53,19 @@ class ModuleReader:
         spec = tensors.spec
         if spec.refusal is not None:
             raise UnsupportedModuleError(spec.path, spec.refusal)
+        if not spec.kind.is_linear:
+            raise UnsupportedModuleError(
+                spec.path, f"a change of its {spec.kind.value} is not served"
+            )
         if self.config is not None:
             _check_leaves(tensors, self.config)
         form = read_form(tensors, self.spec.compute_dtype)
-        expected = (spec.out_features, spec.in_features)
-        if form.delta.shape != expected:
-            raise AdapterMismatchError(spec.path, found=form.delta.shape, expected=expected)
+        if form.delta.shape != spec.shape:
+            raise AdapterMismatchError(spec.path, found=form.delta.shape, expected=spec.shape)
         scale = self._scale(tensors, form)
         delta = replace(form.delta, scale=scale.value)
         gain = read_gain(tensors, delta, self.spec.compute_dtype)
-        weights = ModuleWeights(delta=delta, gain=gain)
+        weights = ModuleWeights.of(delta, gain)
         return ReadModule(tensors=tensors, form=form, scale=scale, weights=weights)
 
     def _scale(self, tensors: ModuleTensors, form: DeltaForm) -> Scale:

@@ -17,8 +17,9 @@ from lokr_core.formats.peft import parse_config
 from lokr_core.formats.recipe import Recipe, recipe_of
 from lokr_core.formats.scale import ScaleOverrides, TrainerNotes
 from lokr_core.formats.source import default_id, open_source
-from lokr_core.layout import PackedFactors, pack, with_layout
+from lokr_core.layout import PackedFactors
 from lokr_core.mix import AdapterRef, check_adapter_id
+from lokr_core.packing import pack, with_layout
 from lokr_core.spec import ModelSpec
 
 MAX_RECIPES = 32  # kinds of adapters that a server is likely to hold at a time

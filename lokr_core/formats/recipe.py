@@ -107,7 +107,7 @@ def _place(
     """Yield where each tensor of the modules lies in the buffer and in the file."""
     for module in modules:
         slots = packed.layout.modules[module.tensors.spec.path]
-        in_buffer = tensors_of(slots.view(packed.buffer, 1.0))
+        in_buffer = tensors_of(slots.view(packed.buffer, [1.0] * len(slots.leading_sizes)))
         is_lora = module.form.algorithm == "lora" and module.weights.gain is None
         for view, tensor in zip(in_buffer, tensors_of(module.weights), strict=True):
             yield _Placed(

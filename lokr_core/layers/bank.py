@@ -28,7 +28,7 @@ class LayoutBank:
         self._dtype = dtype
         self._parts: list[MixPart] = []
         self._places: dict[MixPart, int] = {}
-        self._rows: Tensor | None = None  # [capacity, layout.num_elements]
+        self._rows: Tensor | None = None  # [capacity, layout.num_banked]
         self.generation = 0
 
     @property
@@ -39,7 +39,7 @@ class LayoutBank:
     @property
     def row_bytes(self) -> int:
         """Bytes of one part."""
-        return self._layout.num_elements * self._dtype.itemsize
+        return self._layout.num_banked * self._dtype.itemsize
 
     @property
     def capacity(self) -> int:
@@ -72,7 +72,7 @@ class LayoutBank:
         return self._parts[rows]
 
     def rows(self, rows: slice) -> Tensor:
-        """Return rows of the bank, [E, layout.num_elements]."""
+        """Return rows of the bank, [E, layout.num_banked]."""
         assert self._rows is not None
         return self._rows[rows]
 
@@ -80,7 +80,7 @@ class LayoutBank:
         """Move to new storage of this capacity; what plans look at stays in the old."""
         count = len(self._parts)
         assert capacity >= count
-        rows = torch.empty(capacity, self._layout.num_elements, dtype=self._dtype, device=device)
+        rows = torch.empty(capacity, self._layout.num_banked, dtype=self._dtype, device=device)
         if self._rows is not None:
             rows[:count] = self._rows[:count]
         self._rows = rows
@@ -126,18 +126,22 @@ class LayoutBank:
     def _load(self, part: MixPart, adapter: Adapter) -> None:
         assert self._rows is not None
         row = self._rows[len(self._parts)]
-        row.copy_(adapter.buffer)
+        row.copy_(adapter.buffer[: self._layout.num_banked])
         coefficients = folded_weights(part, adapter)
-        sizes = [slots.leading_size for slots in self._layout.modules.values()]
-        spread = coefficients.repeat_interleave(torch.tensor(sizes))  # [num_leading]
+        sizes = torch.tensor(self._layout.leading_sizes)
+        spread = coefficients.repeat_interleave(sizes)  # [num_leading]
         row[: self._layout.num_leading].mul_(spread.to(row))
         self._places[part] = len(self._parts)
         self._parts.append(part)
 
 
 def folded_weights(part: MixPart, adapter: Adapter) -> Tensor:
-    """Return scale times weight for each module of the adapter, [modules], float64."""
-    weights = [module_weight(part, path) for path in adapter.layout.modules]
+    """Return scale times weight for each entry of the adapter's modules, [entries], float64."""
+    weights = [
+        module_weight(part, path)
+        for path, slots in adapter.layout.modules.items()
+        for _ in slots.leading_sizes
+    ]
     return torch.tensor(weights, dtype=torch.float64) * adapter.scales
 
 

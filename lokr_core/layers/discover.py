@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lokr_core.errors import LokrError
-from lokr_core.spec import LinearKind, ModelSpec, ModuleSpec
+from lokr_core.spec import ModelSpec, ModuleKind, ModuleSpec
 
 Model = nn.Module | Mapping[str, nn.Module]
 
@@ -28,14 +27,28 @@ def components(model: object) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
-def linear_kind(module: nn.Module) -> LinearKind | None:
-    """Return how a module stores a linear weight, or None if it is no linear module."""
-    if isinstance(module, nn.Linear):
-        return LinearKind.LINEAR
+_KINDS: tuple[tuple[type[nn.Module], ModuleKind], ...] = (
+    (nn.Linear, ModuleKind.LINEAR),
+    (nn.Conv1d, ModuleKind.CONV),
+    (nn.Conv2d, ModuleKind.CONV),
+    (nn.Conv3d, ModuleKind.CONV),
+    (nn.Embedding, ModuleKind.EMBEDDING),
+    (nn.LayerNorm, ModuleKind.NORM),
+    (nn.GroupNorm, ModuleKind.NORM),
+)
+
+
+def module_kind(module: nn.Module) -> ModuleKind | None:
+    """Return what a module does with its weight, or None if adapters cannot change it."""
+    for kind, found in _KINDS:
+        if isinstance(module, kind):
+            return found if module.weight is not None else None
     kind = type(module)
     if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils":
-        return LinearKind.CONV1D
-    return None
+        return ModuleKind.CONV1D
+    parameters = dict(module.named_parameters())
+    is_norm = kind.__name__.endswith("RMSNorm") and list(parameters) == ["weight"]
+    return ModuleKind.NORM if is_norm and parameters["weight"].ndim == 1 else None
 
 
 # Linear modules whose weight their parent uses without their forward.
@@ -58,7 +71,7 @@ def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
 def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
     refusals = dict(_refusals(component))
     for path, module in component.named_modules():
-        kind = linear_kind(module)
+        kind = module_kind(module)
         if kind is None:
             continue
         yield ModuleSpec(
@@ -70,7 +83,10 @@ def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
 
 
 def discover(model: object) -> ModelSpec:
-    """Return the linear modules of ``model``: an nn.Module, a pipeline, or modules by name.
+    """Return the modules of ``model`` that adapters can change.
+
+    Args:
+        model: An nn.Module, a pipeline, or modules by name.
 
     Raises:
         LokrError: The object is no model, or has no linear module.
@@ -80,8 +96,12 @@ def discover(model: object) -> ModelSpec:
         for name, component in components(model).items()
         for spec in _module_specs(name, component)
     }
-    if not specs:
+    weights = [
+        spec.module.weight
+        for spec in specs.values()
+        if spec.kind.is_linear or spec.kind is ModuleKind.CONV
+    ]
+    if not weights:
         raise LokrError("the model has no linear module that an adapter could change")
-    dtypes = {spec.module.weight.dtype for spec in specs.values()}
-    floating = [dtype for dtype in dtypes if isinstance(dtype, torch.dtype)]
-    return ModelSpec(modules=specs, dtype=max(floating, key=lambda dtype: dtype.itemsize))
+    dtypes = [weight.dtype for weight in weights if isinstance(weight, Tensor)]
+    return ModelSpec(modules=specs, dtype=max(dtypes, key=lambda dtype: dtype.itemsize))

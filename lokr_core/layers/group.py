@@ -61,7 +61,7 @@ class Group:
     ) -> None:
         self.layout = layout
         self.parts = tuple(parts)
-        self._storage = storage  # [E, num_elements], scale and weight folded in
+        self._storage = storage  # [E, num_banked], scale and weight folded in
         self._rows = rows
         self._has_unique_rows = rows.filled is None and len(rows.gather.unique()) == len(
             rows.gather
@@ -121,8 +121,8 @@ class Group:
     def _at(self, path: str) -> tuple[BatchedDelta, Gain | None]:
         found = self._prepared.get(path)
         if found is None:
-            weights = self.layout.modules[path].view(self._storage, 1.0)
-            found = batched(weights.delta), weights.gain
+            weights = self.layout.modules[path].banked(self._storage)
+            found = batched(weights.terms[0].delta), weights.gain
             self._prepared[path] = found
         return found
 

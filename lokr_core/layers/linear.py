@@ -9,7 +9,7 @@ from torch.nn import functional
 from lokr_core.layers.group import Group
 from lokr_core.layers.plan import MergedRows, RowPlan
 from lokr_core.layers.routing import Router
-from lokr_core.spec import LinearKind, ModuleSpec
+from lokr_core.spec import ModuleKind, ModuleSpec
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -81,5 +81,5 @@ class RoutedLinear:
     def _linear(self, x: Tensor, merged: MergedRows) -> Tensor:
         """Return the merged module's output."""
         weight = merged.mix.weights[self._spec.path]
-        weight = weight if self._spec.kind is LinearKind.LINEAR else weight.mT
+        weight = weight if self._spec.kind is ModuleKind.LINEAR else weight.mT
         return functional.linear(x, weight, self._spec.bias)

@@ -135,4 +135,5 @@ def batched(weights: DeltaWeights) -> BatchedDelta:
     """Return a group's delta, factors [E, ...], ready to be applied."""
     if isinstance(weights, LokrWeights):
         return BatchedLokr(weights)
+    assert isinstance(weights, HadamardWeights)  # what is dense is not banked
     return BatchedHadamard(weights)

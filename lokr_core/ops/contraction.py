@@ -13,7 +13,7 @@ from typing import assert_never
 
 from torch import Tensor
 
-from lokr_core.weights import Factor, FullFactor, LokrWeights, LowRankFactor
+from lokr_core.weights import Factor, FullFactor, LokrWeights, LowRankFactor, TuckerFactor
 
 
 class Side(Enum):
@@ -38,6 +38,8 @@ def _matrices(factor: Factor) -> tuple[Tensor, ...]:
             return (factor.matrix,)
         case LowRankFactor():
             return factor.b, factor.a
+        case TuckerFactor():
+            return (factor.dense(),)
     assert_never(factor)
 
 

@@ -1,5 +1,6 @@
 """The definitions of every operation, in plain torch; kernels are faster copies of these."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 from lokr_core.ops.contraction import Side, cheapest_steps
 from lokr_core.weights import (
     DeltaWeights,
+    DenseWeights,
     Gain,
     GainAxis,
     HadamardWeights,
     LokrWeights,
     ModuleWeights,
+    Term,
 )
 
 
@@ -23,7 +26,7 @@ def kron(w1: Tensor, w2: Tensor) -> Tensor:
 
 
 def delta_weight(weights: DeltaWeights, dtype: torch.dtype) -> Tensor:
-    """Return the dense delta, [..., O, I], computed in ``dtype``."""
+    """Return the dense delta, [..., O, C], computed in ``dtype``."""
     match weights:
         case LokrWeights():
             w1, w2 = weights.w1.to(dtype).dense(), weights.w2.to(dtype).dense()
@@ -31,48 +34,95 @@ def delta_weight(weights: DeltaWeights, dtype: torch.dtype) -> Tensor:
         case HadamardWeights():
             left, right = weights.left.to(dtype).dense(), weights.right.to(dtype).dense()
             return weights.scale * (left * right)
+        case DenseWeights():
+            return weights.scale * weights.matrix.to(dtype)
     assert_never(weights)
 
 
+def terms_weight(terms: Sequence[Term], like: Tensor) -> Tensor:
+    """Return the sum of terms, [O, C], each at its outputs; zeros, if there are none.
+
+    Args:
+        terms: Deltas of one module.
+        like: A weight [O, C], whose dtype and device the sum has.
+    """
+    if len(terms) == 1 and terms[0].rows is None and terms[0].delta.shape == like.shape:
+        return delta_weight(terms[0].delta, like.dtype)
+    total = torch.zeros_like(like)
+    for term in terms:
+        delta = delta_weight(term.delta, like.dtype)
+        if term.rows is not None:
+            delta = delta[term.rows.start : term.rows.stop]
+        total[term.outputs.start : term.outputs.stop] += delta
+    return total
+
+
 def adapted_weight(weight: Tensor, weights: ModuleWeights, dtype: torch.dtype) -> Tensor:
-    """Return W' = gain * (W + delta), [O, I], computed in ``dtype``."""
-    adapted = weight.to(dtype) + delta_weight(weights.delta, dtype)
+    """Return W' = gain * (W + Σ terms), [O, C], computed in ``dtype``; or what replaces W.
+
+    A replacement may have another number of outputs.
+    """
+    if weights.replacement is not None and weights.replacement.weight is not None:
+        return weights.replacement.weight.to(dtype)
+    wide = weight.to(dtype)
+    adapted = wide + terms_weight(weights.terms, wide)
+    if weights.vector is not None:
+        adapted = adapted + weights.vector.to(dtype)[:, None]
     if weights.gain is None:
         return adapted
-    return adapted * _along(weights.gain).to(dtype)
+    return adapted * gain_like(weights.gain, adapted)
 
 
 def module_change(weight: Tensor, weights: ModuleWeights, dtype: torch.dtype) -> Tensor:
-    """Return W' − W, [O, I], computed in ``dtype``; without a gain that is the delta itself."""
-    if weights.gain is None:
-        return delta_weight(weights.delta, dtype)
+    """Return W' − W, [O, C], computed in ``dtype``; for plain terms that is their sum itself."""
+    is_plain = weights.gain is None and weights.vector is None and weights.replacement is None
+    if is_plain:
+        return terms_weight(weights.terms, weight.to(dtype))
     return adapted_weight(weight, weights, dtype) - weight.to(dtype)
 
 
+def bias_change(bias: Tensor | None, weights: ModuleWeights, dtype: torch.dtype) -> Tensor | None:
+    """Return b' − b, [O], computed in ``dtype``, or None if the bias stays what it is.
+
+    A base without a bias has one of zeros.
+    """
+    replaced = None if weights.replacement is None else weights.replacement.bias
+    if replaced is not None:
+        return replaced.to(dtype) - (0 if bias is None else bias.to(dtype))
+    return None if weights.bias is None else weights.bias.to(dtype)
+
+
 def dora_gain(
-    weight: Tensor, delta: DeltaWeights, magnitude: Tensor, axis: GainAxis, eps: float
+    weight: Tensor, terms: Sequence[Term], magnitude: Tensor, axis: GainAxis, eps: float
 ) -> Gain:
-    """Return DoRA's gain ``magnitude / (norm(W + delta) + eps)``.
+    """Return DoRA's gain ``magnitude / (norm(W + Σ terms) + eps)``.
 
     The norm is over inputs for the output axis, over outputs for the input axis (Liu et al.,
     arXiv 2402.09353; LyCORIS adds eps, PEFT adds none).
 
     Args:
-        weight: Base weight, [O, I].
-        delta: The adapter's delta, scale included.
-        magnitude: [O] or [I].
+        weight: Base weight, [O, C].
+        terms: The adapter's deltas, scale included.
+        magnitude: [O] or [I]; a convolution's columns C are (I, *kernel).
         axis: Which of the two.
         eps: Added to the norm.
     """
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    adapted = weight.to(dtype) + delta_weight(delta, dtype)
-    norm = adapted.norm(dim=1 if axis is GainAxis.OUTPUT else 0)
+    wide = weight.to(dtype)
+    adapted = wide + terms_weight(terms, wide)
+    if axis is GainAxis.OUTPUT:
+        norm = adapted.norm(dim=1)
+    else:
+        norm = adapted.unflatten(1, (len(magnitude), -1)).norm(dim=(0, 2))
     return Gain(values=magnitude.to(dtype) / (norm + eps), axis=axis)
 
 
-def _along(gain: Gain) -> Tensor:
-    """Return the gain so that it broadcasts over a weight [O, I]."""
-    return gain.values[:, None] if gain.axis is GainAxis.OUTPUT else gain.values[None, :]
+def gain_like(gain: Gain, weight: Tensor) -> Tensor:
+    """Return a gain so that it broadcasts over a weight [O, C], in its dtype."""
+    values = gain.values.to(weight.dtype)
+    if gain.axis is GainAxis.OUTPUT:
+        return values[:, None]
+    return values.repeat_interleave(weight.shape[1] // len(values))[None, :]
 
 
 def lokr_linear(x: Tensor, weights: LokrWeights) -> Tensor:
@@ -97,6 +147,6 @@ def delta_linear(x: Tensor, weights: DeltaWeights) -> Tensor:
     match weights:
         case LokrWeights():
             return lokr_linear(x, weights)
-        case HadamardWeights():
+        case HadamardWeights() | DenseWeights():
             return x @ delta_weight(weights, x.dtype).mT
     assert_never(weights)

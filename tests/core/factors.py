@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lokr_core import Adapter, AdapterInfo, AdapterRef
-from lokr_core.layout import pack
 from lokr_core.ops.torch_ops import dora_gain
+from lokr_core.packing import pack
 from lokr_core.spec import ModelSpec
 from lokr_core.weights import (
     DeltaWeights,
@@ -21,6 +21,7 @@ from lokr_core.weights import (
     LokrWeights,
     LowRankFactor,
     ModuleWeights,
+    Term,
 )
 
 SIZES = st.integers(1, 5)
@@ -107,11 +108,12 @@ def random_module(weight: Tensor, form: str, seed: int, rank: int = 2) -> Module
     out, inner = weight.shape
     delta = _delta(out, inner, form, seed, rank)
     if not form.startswith("dora"):
-        return ModuleWeights(delta=delta)
+        return ModuleWeights.of(delta)
     axis = GainAxis.OUTPUT if form == "dora output" else GainAxis.INPUT
     size = weight.shape[0 if axis is GainAxis.OUTPUT else 1]
     magnitude = draw(size, seed=seed + 9).abs() + 1
-    return ModuleWeights(delta=delta, gain=dora_gain(weight, delta, magnitude, axis, 0.0))
+    gain = dora_gain(weight, [Term(delta=delta)], magnitude, axis, 0.0)
+    return ModuleWeights.of(delta, gain)
 
 
 def build_adapter(

@@ -110,7 +110,7 @@ def test_factors_stay_in_the_precision_of_the_file(tmp_path: Path, dtype: torch.
     adapter = read_adapter(write(tmp_path, tensors), base_spec())
 
     assert adapter.buffer.dtype == dtype
-    weights = adapter.module(Q).delta
+    weights = adapter.module(Q).terms[0].delta
     assert isinstance(weights, LokrWeights)
     assert torch.equal(weights.w1.dense(), tensors[f"{FLAT_Q}.lokr_w1"])
 
@@ -151,5 +151,5 @@ def test_loha_is_a_lora_of_squared_rank_unless_that_is_larger(
 
     adapter = read_adapter(write(tmp_path, tensors), base_spec(torch.float64))
 
-    assert isinstance(adapter.module(Q).delta, kind)
+    assert isinstance(adapter.module(Q).terms[0].delta, kind)
     torch.testing.assert_close(adapter.delta_weights()[f"{Q}.weight"], wanted)

@@ -7,7 +7,7 @@ import torch
 
 from lokr_core import Adapter, AdapterMix, attach
 from lokr_core.layers.bank import Banks
-from lokr_core.layout import AdapterLayout
+from lokr_core.layout import AdapterLayout, tensors_of
 from lokr_core.mix import MixPart
 from lokr_core.pool import AdapterPool
 from lokr_core.spec import ModelSpec
@@ -62,8 +62,8 @@ class Shelf:
                 for part, row in zip(bank.parts(rows), bank.rows(rows), strict=True):
                     adapter = self.pool.get(part.ref)
                     for path, scale, weight in (("first", 0.5, 0.5), ("second", 0.5, 3.0)):
-                        mine = layout.modules[path].view(row, 1.0).delta
-                        theirs = adapter.module(path).delta
+                        mine = layout.modules[path].banked(row).terms[0].delta
+                        theirs = adapter.module(path).terms[0].delta
                         assert isinstance(mine, LokrWeights)
                         assert isinstance(theirs, LokrWeights)
                         folded = scale * weight * theirs.w1.dense()
@@ -159,7 +159,7 @@ def test_one_adapter_with_two_weights_has_two_rows() -> None:
     (rows,) = bank.arrange([[once, twice]], shelf.pool)
 
     first, second = (
-        adapter.layout.modules["first"].leading.view(row)
+        next(tensors_of(adapter.layout.modules["first"].banked(row)))
         for _, row in sorted(zip(bank.parts(rows), bank.rows(rows), strict=True))
     )
     torch.testing.assert_close(second, 2 * first)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lokr_core import LokrError, attach
 from lokr_core.layers.discover import discover
-from lokr_core.spec import LinearKind
+from lokr_core.spec import ModuleKind
 from tests.core.factors import make_base
 from tests.tiny import tiny_gpt2
 
@@ -58,7 +58,7 @@ def test_conv1d_is_seen_as_a_linear_layer() -> None:
     """GPT-2 keeps its weights as [I, O]; the specs show them as [O, I]."""
     module = discover(tiny_gpt2()).modules["transformer.h.0.attn.c_attn"]
 
-    assert module.kind is LinearKind.CONV1D
+    assert module.kind is ModuleKind.CONV1D
     assert (module.out_features, module.in_features) == (192, 64)
     assert module.to_base_layout(module.weight).shape == (64, 192)
     assert module.bias is not None

@@ -14,7 +14,7 @@ from lokr_core.ops.torch_ops import (
     lokr_linear,
     module_change,
 )
-from lokr_core.weights import GainAxis, LokrWeights, ModuleWeights
+from lokr_core.weights import GainAxis, LokrWeights, ModuleWeights, Term
 from tests.core.factors import SIZES, draw, lokr_weights, random_module
 
 SEEDS = st.integers(0, 2**20)
@@ -51,7 +51,7 @@ def test_factored_forward_takes_several_adapters(weights: LokrWeights, rows: int
 
 def test_hadamard_forward_equals_dense_forward() -> None:
     """A large LoHa is formed, and then applied like any weight."""
-    weights = random_module(draw(15, 20, seed=0), "hadamard", 1).delta
+    weights = random_module(draw(15, 20, seed=0), "hadamard", 1).terms[0].delta
     x = draw(4, 20, seed=2)
 
     torch.testing.assert_close(delta_linear(x, weights), x @ delta_weight(weights, x.dtype).mT)
@@ -59,7 +59,7 @@ def test_hadamard_forward_equals_dense_forward() -> None:
 
 def test_deltas_are_computed_in_the_dtype_asked_for() -> None:
     """Half-precision factors are widened before they are multiplied, not after."""
-    weights = random_module(draw(15, 20, seed=0), "low rank both", 1).delta
+    weights = random_module(draw(15, 20, seed=0), "low rank both", 1).terms[0].delta
     assert isinstance(weights, LokrWeights)
     half = LokrWeights(
         w1=weights.w1.to(torch.bfloat16), w2=weights.w2.to(torch.bfloat16), scale=weights.scale
@@ -75,13 +75,13 @@ def test_deltas_are_computed_in_the_dtype_asked_for() -> None:
 def test_dora_gain_gives_every_row_or_column_the_magnitude(axis: GainAxis) -> None:
     """DoRA's weight has the trained norm along its axis, which is what makes it DoRA."""
     weight = draw(15, 20, seed=0)
-    delta = random_module(weight, "low rank w2", 1).delta
+    delta = random_module(weight, "low rank w2", 1).terms[0].delta
     dim = 1 if axis is GainAxis.OUTPUT else 0
     magnitude = draw(weight.shape[1 - dim], seed=3).abs() + 1
 
-    gain = dora_gain(weight, delta, magnitude, axis, eps=0.0)
+    gain = dora_gain(weight, [Term(delta=delta)], magnitude, axis, eps=0.0)
 
-    adapted = adapted_weight(weight, ModuleWeights(delta=delta, gain=gain), torch.float64)
+    adapted = adapted_weight(weight, ModuleWeights.of(delta, gain), torch.float64)
     torch.testing.assert_close(adapted.norm(dim=dim), magnitude)
 
 
@@ -101,8 +101,7 @@ def test_change_of_a_plain_module_does_not_pass_through_the_base() -> None:
     weight = draw(15, 20, seed=0, dtype=torch.bfloat16) * 1e6
     module = random_module(weight.double(), "full", 1)
 
-    assert torch.equal(
-        module_change(weight, module, torch.float32), delta_weight(module.delta, torch.float32)
-    )
+    delta = delta_weight(module.terms[0].delta, torch.float32)
+    assert torch.equal(module_change(weight, module, torch.float32), delta)
     with_base = adapted_weight(weight, module, torch.float32) - weight.float()
-    assert not torch.equal(with_base, delta_weight(module.delta, torch.float32))
+    assert not torch.equal(with_base, delta)
