@@ -99,6 +99,7 @@ class ModelSpec:
 
     modules: Mapping[str, ModuleSpec]
     dtype: torch.dtype
+    components: tuple[str, ...] = ("",)  # what paths start with; a single module has the name ""
     _layouts: dict[AdapterLayout, AdapterLayout] = field(default_factory=dict, repr=False)
 
     @property

@@ -91,9 +91,10 @@ def discover(model: object) -> ModelSpec:
     Raises:
         LokrError: The object is no model, or has no linear module.
     """
+    parts = components(model)
     specs = {
         spec.path: spec
-        for name, component in components(model).items()
+        for name, component in parts.items()
         for spec in _module_specs(name, component)
     }
     weights = [
@@ -104,4 +105,8 @@ def discover(model: object) -> ModelSpec:
     if not weights:
         raise LokrError("the model has no linear module that an adapter could change")
     dtypes = [weight.dtype for weight in weights if isinstance(weight, Tensor)]
-    return ModelSpec(modules=specs, dtype=max(dtypes, key=lambda dtype: dtype.itemsize))
+    return ModelSpec(
+        modules=specs,
+        dtype=max(dtypes, key=lambda dtype: dtype.itemsize),
+        components=tuple(parts),
+    )
