@@ -106,6 +106,14 @@ class AdapterBudgetError(LokrError):
         self.tier = tier
 
 
+class DeviceMemoryError(LokrError):
+    """The device itself has no memory left, whatever the budgets say."""
+
+    def __init__(self, subject: str, *, remedy: str) -> None:
+        super().__init__(f"{subject} needs more memory than the device has left; {remedy}")
+        self.subject = subject
+
+
 class QueueFullError(LokrError):
     """Too many requests wait already."""
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from lokr_core import (
     Adapter,
     AdapterError,
@@ -25,7 +27,7 @@ from lokr_serve.adapters.store import AdapterStore, fingerprint
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import SharedCalls, Workers
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterBudgetError, DigestMismatchError
+from lokr_serve.errors import AdapterBudgetError, DeviceMemoryError, DigestMismatchError
 from lokr_serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ class AdapterLoader:
     def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:
         """Begin a load, or share the one that is running; wait for it with ``join``.
 
-        It fails with an AdapterError, SourceError, DigestMismatchError or AdapterBudgetError.
+        It fails with an AdapterError, SourceError, DigestMismatchError, AdapterBudgetError or
+        DeviceMemoryError.
         """
         return self._calls.start(request, lambda: self._load(request))
 
@@ -82,6 +85,12 @@ class AdapterLoader:
         except LokrError:
             self._metrics.adapter_load_failures.inc()
             raise
+        except torch.OutOfMemoryError as error:
+            self._metrics.adapter_load_failures.inc()
+            raise DeviceMemoryError(
+                f"adapter {request.adapter_id!r}",
+                remedy="unload others, or start the server with a smaller adapters.device_bytes",
+            ) from error
         except Exception as error:
             self._metrics.adapter_load_failures.inc()
             logger.exception("loading adapter %r failed unexpectedly", request.adapter_id)

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 from lokr_core import (
     Adapted,
     AdapterMix,
@@ -27,7 +29,7 @@ from lokr_serve.adapters.policy import (
 )
 from lokr_serve.adapters.workers import SharedCalls, Workers, join
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterBudgetError
+from lokr_serve.errors import AdapterBudgetError, DeviceMemoryError
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import ApplyMode
 
@@ -75,6 +77,7 @@ class MixMerger:
         Raises:
             LossyMergeError: Merged is asked for, and rounding would take too much of the change.
             AdapterBudgetError: Merged is asked for, and the merge cache has no room.
+            DeviceMemoryError: Merged is asked for, and the device has no memory left.
         """
         traffic = self._traffic.count(mix, now=time.monotonic(), num_running=num_running)
         if mix.is_base or mode is ApplyMode.UNMERGED:
@@ -122,7 +125,14 @@ class MixMerger:
 
     def _merge(self, mix: AdapterMix) -> MergedMix:
         """Merge in a worker thread, once for all who wait."""
-        merged = self._adapted.merge(mix)
+        try:
+            merged = self._adapted.merge(mix)
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"mix {mix.name!r} merged",
+                remedy="request it unmerged, or start the server with a smaller "
+                "adapters.merge_cache_bytes",
+            ) from error
         self._metrics.merges.inc()
         self._metrics.merge_rounding_loss.observe(merged.rounding_loss)
         return merged
@@ -160,7 +170,8 @@ class MixMerger:
                 self._merges.release(mix)
         except AdapterNotAddedError:
             logger.debug("mix %r was merged too late: its adapters are gone", mix.name)
-        except AdapterBudgetError:
+        except (AdapterBudgetError, DeviceMemoryError) as error:
+            logger.warning("not merged for now: %s", error)
             self._refuse(mix, _Refusal(until=time.monotonic() + NO_ROOM_SECONDS))
         except Exception:  # the edge of a background call: nobody else sees what it raised
             logger.exception("mix %r cannot be merged; it stays unmerged", mix.name)

@@ -102,6 +102,7 @@ class AdapterRegistry:
             AdapterExistsError: The id has other content, and ``replace`` is not set.
             AdapterDrainingError: The id is being unloaded.
             AdapterBudgetError: There is no room, or not for a pin.
+            DeviceMemoryError: The device has no memory left.
         """
         require_adapter_id("adapter_id", spec.adapter_id)
         require_seconds("ttl", spec.ttl_seconds)
@@ -206,6 +207,7 @@ class AdapterRegistry:
             AdapterLoadFailedError: An adapter could not be loaded, now or a moment ago.
             AdapterBudgetError: There is no room for an adapter, or for merged weights that the
                 mode asks for.
+            DeviceMemoryError: The device has no memory left for either.
             AdapterUnloadedError: An adapter was unloaded by force meanwhile.
             LossyMergeError: The mode asks for a merge that rounding would spoil.
         """

@@ -85,6 +85,7 @@ ERROR_RULES = _rules(
     (lokr_core.LossyMergeError, "FAILED_PRECONDITION", "LOSSY_MERGE"),
     (lokr_core.MergeBudgetError, "RESOURCE_EXHAUSTED", "MERGE_BUDGET"),
     # The state of the server.
+    (errors.DeviceMemoryError, "RESOURCE_EXHAUSTED", "DEVICE_MEMORY"),
     (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),
     (errors.ShuttingDownError, "UNAVAILABLE", "SHUTTING_DOWN"),
     (errors.EngineStoppedError, "UNAVAILABLE", "ENGINE_STOPPED"),
@@ -207,7 +208,7 @@ def _subject(error: LokrError) -> str:
             subject = error.field
         case errors.AdapterBusyError() | errors.AdapterLoadFailedError():
             subject = error.adapter_id
-        case errors.AdapterBudgetError():
+        case errors.AdapterBudgetError() | errors.DeviceMemoryError():
             subject = error.subject
         case errors.QueueFullError():
             subject = "queue"

@@ -20,8 +20,9 @@ from lokr_serve.errors import (
 )
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.generation import Generation, Mailbox
+from lokr_serve.text.job import Job, Limits
 from lokr_serve.text.prompt import PromptLimits
-from lokr_serve.text.schedule import Job, Limits, Schedule
+from lokr_serve.text.schedule import Schedule
 from lokr_serve.types import Finished, GenerationEvent
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class TextEngine:
             InvalidRequestError: The request can never run.
             QueueFullError: Too many requests wait already.
             GenerationFailedError: The request cannot be computed, even alone.
+            DeviceMemoryError: The device has no memory for it, even alone.
             EngineStoppedError: The engine has ended.
         """
         self.check(generation)

@@ -1,107 +1,26 @@
 """Schedule: which requests have rows, step by step; lives on the engine's thread."""
 
-import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from lokr_core import Adapted, Apply, LokrError
+from lokr_core import Adapted, LokrError
 from lokr_serve.config import TextSettings
-from lokr_serve.errors import GenerationFailedError, NumericsError
+from lokr_serve.errors import NumericsError
 from lokr_serve.metrics import Metrics
-from lokr_serve.text.batching import BatchRow, PagedBatch, StepOutcome
-from lokr_serve.text.generation import Generation, Mailbox
+from lokr_serve.text.batching import PagedBatch, StepOutcome
+from lokr_serve.text.generation import Mailbox
 from lokr_serve.text.isolation import Isolation
+from lokr_serve.text.job import Job, Row, post
 from lokr_serve.text.queue import FairQueue
 from lokr_serve.text.sampling import Sampled
-from lokr_serve.text.sequence import SequenceSpec, SequenceState
 from lokr_serve.types import Finished, GenerationEvent
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one request may take of the model."""
-
-    vocab_size: int
-    max_positions: int  # prompt and output together
-    max_prompt_tokens: int
-    eos_ids: frozenset[int]
-
-
-class Job:
-    """A request in the engine: its sequences, and the mailbox that its events go to."""
-
-    def __init__(
-        self,
-        generation: Generation,
-        mailbox: Mailbox,
-        limits: Limits,
-        tokenizer: PreTrainedTokenizerFast | None,
-    ) -> None:
-        self.generation = generation
-        self.mailbox = mailbox
-        self.is_cancelled = False
-        self.rows: list[Row] = []
-        self._limits = limits
-        self._tokenizer = tokenizer
-
-    @property
-    def cost(self) -> int:
-        """The most tokens that the request can take, its share of the queue."""
-        sampling = self.generation.sampling
-        each = len(self.generation.prompt_ids) + sampling.max_tokens
-        return sampling.n * min(each, self._limits.max_positions)
-
-    def build_sequence(self, index: int) -> SequenceState:
-        """Return one of the request's sequences, before its first token."""
-        generation = self.generation
-        spec = SequenceSpec(
-            index=index,
-            prompt_ids=generation.prompt_ids,
-            sampling=generation.sampling,
-            seed=generation.seed,
-            eos_ids=self._limits.eos_ids,
-            max_positions=self._limits.max_positions,
-            accepted_at=generation.accepted_at,
-        )
-        return SequenceState(spec, self._tokenizer)
-
-    def fail(self, error: LokrError) -> None:
-        """Post the error that ends the request."""
-        post(self.mailbox, lambda: self.mailbox.fail(error))
-
-    def close(self) -> None:
-        """Post that the engine has dropped the request."""
-        post(self.mailbox, self.mailbox.close)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """One sequence of a request that has a place in the batch."""
-
-    row_id: str
-    job: Job
-    sequence: SequenceState
-
-    def batch_row(self) -> BatchRow:
-        """Return the row as the batch sees it; one that starts over brings its output."""
-        generation = self.job.generation
-        return BatchRow(
-            row_id=self.row_id,
-            token_ids=(*generation.prompt_ids, *self.sequence.output_ids),
-            mix=generation.mix,
-            apply=Apply.UNMERGED if generation.mix.is_base else generation.apply,
-            salt=generation.salt,
-            sampler=self.sequence.sampler_row(),
-        )
 
 
 class Schedule:
@@ -157,9 +76,9 @@ class Schedule:
             outcome = self._batch.step()
         except torch.AcceleratorError:
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("a step failed; its rows are tried again apart")
-            self._recover()
+            self._recover(is_out_of_memory=isinstance(error, torch.OutOfMemoryError))
             outcome = None
         if outcome is not None:
             self._observe(outcome, time.monotonic() - began_at)
@@ -196,7 +115,7 @@ class Schedule:
                 continue  # a sequence of the same request has just failed
             if isinstance(sampled, NumericsError):
                 logger.error("request %s: %s", row.job.generation.request_id, sampled)
-                self._fail(row.job)
+                self._fail(row.job, row.job.fault())
             else:
                 self._advance_row(row, sampled, now)
 
@@ -236,7 +155,7 @@ class Schedule:
             seconds = timing.total_seconds - timing.first_token_seconds
             self._metrics.time_per_output_token.observe(seconds / (num_tokens - 1))
 
-    def _recover(self) -> None:
+    def _recover(self, *, is_out_of_memory: bool) -> None:
         """Take every row out of the batch after a failed step, and see who can run."""
         self._metrics.step_failures.inc()
         scheduled = [self._rows[row_id] for row_id in self._batch.scheduled()]
@@ -246,7 +165,8 @@ class Schedule:
         self._batch.reset()
         culprit = self._isolation.fail(scheduled, running)
         if culprit is not None:
-            self._fail(culprit.job)
+            job = culprit.job
+            self._fail(job, job.want_of_memory() if is_out_of_memory else job.fault())
 
     def _go_on(self) -> None:
         """Begin the next test once no row is left in the last one."""
@@ -254,9 +174,9 @@ class Schedule:
             for row in self._isolation.next_rows():
                 self._batch.add(row.batch_row())
 
-    def _fail(self, job: Job) -> None:
+    def _fail(self, job: Job, error: LokrError) -> None:
         """End a request that cannot be computed."""
-        job.fail(GenerationFailedError(job.generation.request_id))
+        job.fail(error)
         self._end(job)
 
     def _end(self, job: Job) -> None:
@@ -280,9 +200,3 @@ class Schedule:
 def _deliver(sent: Sequence[tuple[Mailbox, list[GenerationEvent]]]) -> None:
     for mailbox, events in sent:
         mailbox.put(events)
-
-
-def post(mailbox: Mailbox, call: Callable[[], None]) -> None:
-    """Run a call on the mailbox's loop; nobody reads any more where that is closed."""
-    with contextlib.suppress(RuntimeError):
-        mailbox.loop.call_soon_threadsafe(call)

@@ -30,6 +30,7 @@ from lokr_serve.errors import (
     AdapterBusyError,
     AdapterLoadFailedError,
     AdapterNotFoundError,
+    DeviceMemoryError,
     DigestMismatchError,
     InvalidRequestError,
     QueueFullError,
@@ -128,6 +129,7 @@ def test_unmet_preconditions_name_their_subject(error: LokrError, subject: str) 
     [
         (QueueFullError(4), "queue"),
         (AdapterBudgetError("poet", needed_bytes=9, budget_bytes=8, tier="device"), "poet"),
+        (DeviceMemoryError("poet", remedy="unload others"), "poet"),
     ],
 )
 def test_exhausted_budgets_name_their_subject(error: LokrError, subject: str) -> None:

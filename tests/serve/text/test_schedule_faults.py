@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.generation.continuous_batching.scheduler import Scheduler
 
-from lokr_serve.errors import EngineStoppedError, GenerationFailedError
+from lokr_serve.errors import DeviceMemoryError, EngineStoppedError, GenerationFailedError
 from lokr_serve.metrics import Metrics
 from tests.serve.text.engines import (
     World,
@@ -56,12 +56,12 @@ async def test_a_step_that_raises_is_made_good_for_everybody(
     assert value(metrics, "step_failures_total") == len(steps)
 
 
-def poison(token_id: int) -> Callable[[list[int]], None]:
+def poison(token_id: int, kind: type[RuntimeError] = RuntimeError) -> Callable[[list[int]], None]:
     """Return a call that raises when a token is in the batch."""
 
     def call(ids: list[int]) -> None:
         if token_id in ids:
-            raise RuntimeError("injected")
+            raise kind("injected")
 
     return call
 
@@ -79,6 +79,21 @@ async def test_only_the_requests_that_cannot_run_alone_fail(world: World) -> Non
     assert [answer.ids for answer in answers[1:-1]] == expected
     for answer in (answers[0], answers[-1]):
         assert [type(error) for error in answer.errors] == [GenerationFailedError]
+
+
+async def test_only_the_request_that_the_device_has_no_memory_for_fails(world: World) -> None:
+    """Its caller learns that less would have worked; smaller steps serve the others."""
+    requests = company(world)
+    expected = await alone(world, requests)
+    large = generation((*prompt(50, 6), NEVER))
+
+    with before_forward(world.model, poison(NEVER, torch.OutOfMemoryError)):
+        async with running(world.adapted) as engine:
+            failed, *answers = await ask_all(engine, [large, *requests])
+            assert engine.health().is_alive
+
+    assert [type(error) for error in failed.errors] == [DeviceMemoryError]
+    assert [answer.ids for answer in answers] == expected
 
 
 async def test_a_row_may_turn_poisonous_in_decode(world: World) -> None:

@@ -1,0 +1,67 @@
+"""A device whose memory is full: what loads and merges end with, and what is left behind."""
+
+import pytest
+import torch
+
+from lokr_core import Adapted, AdapterMix, AdapterReader, Apply, MergedMix
+from lokr_serve.errors import DeviceMemoryError
+from lokr_serve.metrics import Metrics
+from lokr_serve.types import AdapterState, ApplyMode
+from tests.serve.adapters.callers import resolve, scanned, spec, until, use
+from tests.serve.adapters.conftest import MakeRegistry, Store
+
+
+async def test_want_of_device_memory_is_not_the_adapters_fault(
+    make_registry: MakeRegistry,
+    store: Store,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a device cannot hold now it may hold in a moment, so nothing is marked as broken."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    store.write("a")
+    registry = make_registry(retry_seconds=100.0)
+    await registry.scan()
+    with monkeypatch.context() as full:
+        full.setattr(AdapterReader, "read", fail)
+        with pytest.raises(DeviceMemoryError, match="adapter 'a' needs more memory"):
+            await use(registry, "a")
+        with pytest.raises(DeviceMemoryError):
+            await registry.load(spec("b", source="a"))
+    statuses = registry.list()
+    await use(registry, "a")
+
+    assert [(s.adapter_id, s.state) for s in statuses] == [("a", AdapterState.REGISTERED)]
+    assert registry.get("a").state is AdapterState.READY
+    assert metrics.registry.get_sample_value("lokr_serve_adapter_load_failures_total") == 2
+
+
+async def test_want_of_device_memory_refuses_a_merge_and_leaves_auto_unmerged(
+    make_registry: MakeRegistry,
+    store: Store,
+    adapted: Adapted,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full device must neither look like a broken adapter nor cost a merge for every request."""
+    num_tries = 0
+
+    def fail(mix: AdapterMix) -> MergedMix:
+        nonlocal num_tries
+        num_tries += 1
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(adapted, "merge", fail)
+    registry = await scanned(make_registry, store, "ab")
+
+    with pytest.raises(DeviceMemoryError, match="mix 'a' merged needs more memory"):
+        await resolve(registry, ApplyMode.MERGED)
+    await resolve(registry, ApplyMode.AUTO)
+    await until(lambda: "not merged for now" in caplog.text)
+    applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
+
+    assert applied == {Apply.UNMERGED}
+    assert num_tries == 2
