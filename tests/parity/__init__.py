@@ -1,0 +1,1 @@
+"""Parity: what adapters do here is what they do in the programs that trained them."""
