@@ -78,6 +78,16 @@ class AdapterLoadFailedError(LokrError):
         self.retry_seconds = retry_seconds
 
 
+class AdapterLoadCrashedError(LokrError):
+    """A load met a bug of ours, now or a moment ago; the log has the cause."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(
+            f"loading adapter {adapter_id!r} failed unexpectedly; the server's log has the cause"
+        )
+        self.adapter_id = adapter_id
+
+
 class SourceError(LokrError):
     """An adapter's source is outside the store, behind a link out of it, or does not exist."""
 

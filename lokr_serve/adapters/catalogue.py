@@ -17,6 +17,7 @@ from lokr_serve.adapters.workers import join
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import (
     AdapterDrainingError,
+    AdapterLoadCrashedError,
     AdapterLoadFailedError,
     AdapterNotFoundError,
     DigestMismatchError,
@@ -24,8 +25,8 @@ from lokr_serve.errors import (
 )
 from lokr_serve.types import AdapterState, AdapterStatus
 
-# What is wrong with an adapter or its source; want of room is the fault of neither.
-LOAD_ERRORS = (AdapterError, DigestMismatchError, SourceError)
+# What would be wrong the next time as well; want of room passes.
+LOAD_ERRORS = (AdapterError, AdapterLoadCrashedError, DigestMismatchError, SourceError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -169,7 +170,8 @@ class Catalogue:
 
         Raises:
             AdapterNotFoundError, AdapterDrainingError: The id takes no requests.
-            AdapterLoadFailedError: Its last load failed, and it is too early for another.
+            AdapterLoadFailedError, AdapterLoadCrashedError: Its last load failed, and it is too
+                early for another.
             AdapterBudgetError: There is no room for what its last load found.
         """
         record = self.get(adapter_id)
@@ -183,7 +185,7 @@ class Catalogue:
 
         Raises:
             AdapterNotFoundError, AdapterDrainingError: The id takes no requests (any more).
-            AdapterLoadFailedError: The load failed, now or a moment ago.
+            AdapterLoadFailedError, AdapterLoadCrashedError: The load failed, now or a moment ago.
             AdapterBudgetError: There is no room.
         """
         self.get(adapter_id)
@@ -209,7 +211,9 @@ class Catalogue:
             record.known = KnownVersion.of(adapter)  # its size counts even if there is no room
             self.publish(begun.request, adapter, pinned=False)
 
-    def _note_failure(self, record: Record, error: Exception) -> AdapterLoadFailedError:
+    def _note_failure(
+        self, record: Record, error: Exception
+    ) -> AdapterLoadFailedError | AdapterLoadCrashedError:
         """Mark a record, once for all who waited for the load, and return what a request gets."""
         now = _now()
         if record.failed is None or record.failed.retry_at <= now:
@@ -217,12 +221,11 @@ class Catalogue:
             delay = self._settings.retry_seconds * 2.0 ** min(num_failures - 1, 32)
             record.failed = FailedLoad(
                 failure=failure_of(error),
+                is_crash=isinstance(error, AdapterLoadCrashedError),
                 num_failures=num_failures,
                 retry_at=now + min(delay, self._settings.max_retry_seconds),
             )
-        return AdapterLoadFailedError(
-            record.request.adapter_id, str(error), record.failed.retry_at - now
-        )
+        return record.failed.error(record.request.adapter_id, now)
 
     async def pin(self, adapter_id: str, *, pinned: bool) -> None:
         """Load an adapter and keep it in memory, or allow it to be evicted again."""

@@ -27,7 +27,12 @@ from lokr_serve.adapters.store import AdapterStore, fingerprint
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import SharedCalls, Workers
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterBudgetError, DeviceMemoryError, DigestMismatchError
+from lokr_serve.errors import (
+    AdapterBudgetError,
+    AdapterLoadCrashedError,
+    DeviceMemoryError,
+    DigestMismatchError,
+)
 from lokr_serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -63,8 +68,8 @@ class AdapterLoader:
     def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:
         """Begin a load, or share the one that is running; wait for it with ``join``.
 
-        It fails with an AdapterError, SourceError, DigestMismatchError, AdapterBudgetError or
-        DeviceMemoryError.
+        It fails with an AdapterError, SourceError, DigestMismatchError, AdapterBudgetError,
+        DeviceMemoryError or AdapterLoadCrashedError.
         """
         return self._calls.start(request, lambda: self._load(request))
 
@@ -85,16 +90,9 @@ class AdapterLoader:
         except LokrError:
             self._metrics.adapter_load_failures.inc()
             raise
-        except torch.OutOfMemoryError as error:
-            self._metrics.adapter_load_failures.inc()
-            raise DeviceMemoryError(
-                f"adapter {request.adapter_id!r}",
-                remedy="unload others, or start the server with a smaller adapters.device_bytes",
-            ) from error
         except Exception as error:
             self._metrics.adapter_load_failures.inc()
-            logger.exception("loading adapter %r failed unexpectedly", request.adapter_id)
-            raise AdapterError(f"source {request.source!r} cannot be read: {error}") from error
+            raise _told(error, request) from error
 
     def _bring(self, request: LoadRequest) -> Adapter:
         path = self._store.locate(request.source)
@@ -154,3 +152,20 @@ class AdapterLoader:
     def _report(self, host: HostTier) -> None:
         self._metrics.adapters_resident.labels("host").set(len(host))
         self._metrics.adapter_bytes.labels("host").set(host.num_bytes)
+
+
+def _told(error: Exception, request: LoadRequest) -> LokrError:
+    """Return what callers are told of an error that nobody in the load expected."""
+    match error:
+        case torch.OutOfMemoryError():
+            return DeviceMemoryError(
+                f"adapter {request.adapter_id!r}",
+                remedy="unload others, or start the server with a smaller adapters.device_bytes",
+            )
+        case OSError():
+            return AdapterError(f"source {request.source!r} cannot be read: {error}")
+        case _:
+            logger.error(
+                "loading adapter %r failed unexpectedly", request.adapter_id, exc_info=error
+            )
+            return AdapterLoadCrashedError(request.adapter_id)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from lokr_core import Adapter, AdapterInfo
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.errors import AdapterLoadFailedError
+from lokr_serve.errors import AdapterLoadCrashedError, AdapterLoadFailedError
 from lokr_serve.types import AdapterFailure, AdapterState, AdapterStatus, ScaleReport
 
 
@@ -43,8 +43,17 @@ class FailedLoad:
     """How the last load of an id failed, and when it may be tried again."""
 
     failure: AdapterFailure
+    is_crash: bool  # by a bug of ours, not by what is wrong with the adapter
     num_failures: int  # in a row
     retry_at: float  # in the time of the event loop
+
+    def error(
+        self, adapter_id: str, now: float
+    ) -> AdapterLoadFailedError | AdapterLoadCrashedError:
+        """Return what a request for the id gets until it is tried again."""
+        if self.is_crash:
+            return AdapterLoadCrashedError(adapter_id)
+        return AdapterLoadFailedError(adapter_id, self.failure.message, self.retry_at - now)
 
 
 def failure_of(error: Exception) -> AdapterFailure:
@@ -74,12 +83,11 @@ class Record:
         """Check that the id may be loaded now.
 
         Raises:
-            AdapterLoadFailedError: Its last load failed, and it is too early for another.
+            AdapterLoadFailedError, AdapterLoadCrashedError: Its last load failed, and it is too
+                early for another.
         """
         if self.failed is not None and now < self.failed.retry_at:
-            raise AdapterLoadFailedError(
-                self.request.adapter_id, self.failed.failure.message, self.failed.retry_at - now
-            )
+            raise self.failed.error(self.request.adapter_id, now)
 
     def has_content(self, request: LoadRequest, version: str, *, is_resident: bool) -> bool:
         """Whether what a request loaded is what the id stands for already.

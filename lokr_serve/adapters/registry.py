@@ -103,6 +103,7 @@ class AdapterRegistry:
             AdapterDrainingError: The id is being unloaded.
             AdapterBudgetError: There is no room, or not for a pin.
             DeviceMemoryError: The device has no memory left.
+            AdapterLoadCrashedError: The load met a bug of ours.
         """
         require_adapter_id("adapter_id", spec.adapter_id)
         require_seconds("ttl", spec.ttl_seconds)
@@ -179,7 +180,8 @@ class AdapterRegistry:
         Raises:
             InvalidRequestError: The id or the time to live is malformed.
             AdapterNotFoundError, AdapterDrainingError: The id takes no requests.
-            AdapterLoadFailedError: It is to be pinned and cannot be loaded.
+            AdapterLoadFailedError, AdapterLoadCrashedError: It is to be pinned and cannot be
+                loaded.
             AdapterBudgetError: It is to be pinned and there is no room.
         """
         require_adapter_id("adapter_id", adapter_id)
@@ -204,7 +206,8 @@ class AdapterRegistry:
         Raises:
             InvalidRequestError: The mix is malformed, or does not fit its adapters.
             AdapterNotFoundError, AdapterDrainingError: An id takes no requests.
-            AdapterLoadFailedError: An adapter could not be loaded, now or a moment ago.
+            AdapterLoadFailedError, AdapterLoadCrashedError: An adapter could not be loaded, now or
+                a moment ago.
             AdapterBudgetError: There is no room for an adapter, or for merged weights that the
                 mode asks for.
             DeviceMemoryError: The device has no memory left for either.

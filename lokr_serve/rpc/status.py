@@ -94,6 +94,7 @@ ERROR_RULES = _rules(
     (errors.SettingsError, "INTERNAL", "SETTINGS"),
     (errors.ModelError, "INTERNAL", "MODEL"),
     # Bugs of ours.
+    (errors.AdapterLoadCrashedError, "INTERNAL", "ADAPTER_LOAD_CRASHED"),
     (lokr_core.AdapterNotAddedError, "INTERNAL", "ADAPTER_NOT_ADDED"),
     (lokr_core.RoutingError, "INTERNAL", "ROUTING"),
 )

@@ -7,6 +7,7 @@ import pytest
 from lokr_core import AdapterError, AdapterFileError, AdapterReader
 from lokr_serve.adapters import AdapterRegistry
 from lokr_serve.errors import (
+    AdapterLoadCrashedError,
     AdapterLoadFailedError,
 )
 from lokr_serve.metrics import Metrics
@@ -55,25 +56,69 @@ async def test_a_failed_replace_leaves_the_old_version_serving(
     assert (await use(registry, "a")).parts
 
 
-async def test_an_unexpected_fault_in_a_load_is_logged_and_told(
+def make_reads_raise(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let every read of an adapter raise an error from now on."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AdapterReader, "read", fail)
+
+
+async def test_a_bug_in_a_load_is_logged_and_told_as_ours(
     make_registry: MakeRegistry,
     store: Store,
+    metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A bug of ours in one load must neither hang a request nor stop the server."""
-
-    def fail(*args: object, **options: object) -> None:
-        raise RuntimeError("out of ideas")
-
+    """It must not hang a request or stop the server, nor look like a fault of the adapter."""
     store.write("a")
-    monkeypatch.setattr(AdapterReader, "read", fail)
     registry = make_registry()
+    make_reads_raise(monkeypatch, RuntimeError("out of ideas"))
 
-    with pytest.raises(AdapterError, match="out of ideas"):
+    with pytest.raises(AdapterLoadCrashedError) as caught:
         await registry.load(spec())
 
+    assert "out of ideas" not in str(caught.value)
     assert "failed unexpectedly" in caplog.text
+    assert "out of ideas" in caplog.text
+    assert registry.list() == []
+    assert failures(metrics) == 1
+
+
+async def test_a_bug_in_a_load_marks_a_registered_id_and_is_not_repeated_at_once(
+    make_registry: MakeRegistry, store: Store, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request hears of the bug, the file is not read each time, and a fix mends it."""
+    store.write("a")
+    registry = make_registry(retry_seconds=100.0)
+    await registry.scan()
+    with monkeypatch.context() as broken:
+        make_reads_raise(broken, RuntimeError("out of ideas"))
+        for _ in range(2):
+            with pytest.raises(AdapterLoadCrashedError):
+                await use(registry, "a")
+    failed = registry.get("a")
+    mended = await registry.load(spec())
+
+    assert failed.state is AdapterState.FAILED
+    assert failed.error is not None
+    assert failed.error.reason == "ADAPTER_LOAD_CRASHED"
+    assert failures(metrics) == 1
+    assert (mended.state, mended.error) == (AdapterState.READY, None)
+
+
+async def test_a_disk_that_fails_is_a_fault_of_the_source(
+    make_registry: MakeRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps the files can do something about it, and must hear what."""
+    store.write("a")
+    registry = make_registry()
+    make_reads_raise(monkeypatch, OSError(5, "Input/output error"))
+
+    with pytest.raises(AdapterError, match=r"source 'a' cannot be read: .*Input/output error"):
+        await registry.load(spec())
 
 
 async def fail_to_use(registry: AdapterRegistry) -> AdapterLoadFailedError:
