@@ -2,6 +2,27 @@
 
 from collections.abc import Sequence
 
+MAX_QUOTED_CHARS = 120
+MAX_LISTED_CHARS = 300
+
+
+def quoted(value: object) -> str:
+    """Return what a file or a caller gave so that it can stand in a message: escaped, and short."""
+    text = repr(value)
+    if len(text) <= MAX_QUOTED_CHARS:
+        return text
+    return f"{text[: MAX_QUOTED_CHARS // 2]}…{text[-MAX_QUOTED_CHARS // 2 :]}"
+
+
+def listed(values: Sequence[object]) -> str:
+    """Return the first few of what a file or a caller gave, quoted, and how many more there are."""
+    shown: list[str] = []
+    for value in values[:5]:
+        if sum(map(len, shown)) < MAX_LISTED_CHARS:
+            shown.append(quoted(value))
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
 
 class LokrError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -31,7 +52,7 @@ class AdapterTensorError(AdapterError):
     """A tensor of the file is unusable: not finite, of a wrong dtype, without its partner."""
 
     def __init__(self, tensor: str, problem: str) -> None:
-        super().__init__(f"tensor {tensor!r} {problem}")
+        super().__init__(f"tensor {quoted(tensor)} {problem}")
         self.tensor = tensor
 
 
@@ -39,10 +60,8 @@ class UnmatchedKeysError(AdapterError):
     """Keys of the file belong to no module of the base model."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        shown = ", ".join(repr(key) for key in keys[:5])
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
         super().__init__(
-            f"{len(keys)} tensors match no module of the base model: {shown}{more}; "
+            f"{len(keys)} tensors match no module of the base model: {listed(keys)}; "
             "load with partial to leave them out"
         )
         self.keys = tuple(keys)

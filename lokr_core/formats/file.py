@@ -1,34 +1,38 @@
 """Safetensors files: read once, so that their hash is of what their tensors hold, and checked."""
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from io import FileIO
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lokr_core.errors import AdapterFileError, AdapterTensorError
+from lokr_core.errors import AdapterFileError, quoted
+from lokr_core.formats.header import (
+    MAX_HEADER_BYTES,
+    FileHeader,
+    TensorEntry,
+    not_safetensors,
+    parse_header,
+)
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _LENGTH_BYTES = 8  # little-endian length of the header, before it
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# How files begin that go by the name of safetensors; the commonest is a page in place of a file.
+_OTHERS: Mapping[bytes, str] = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes it, whose pickle can run code",
+    b"\x80\x02": "a pickle, which can run code when it is opened",
+    b"\x80\x03": "a pickle, which can run code when it is opened",
+    b"\x80\x04": "a pickle, which can run code when it is opened",
+    b"\x80\x05": "a pickle, which can run code when it is opened",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file",
+    b"<": "a web page in place of the file",
+    b"GGUF": "a GGUF file",
 }
 
 
@@ -39,6 +43,7 @@ class FileContent:
     path: Path
     content: Tensor  # uint8
     data_start: int  # where the header ends
+    parsed: FileHeader | None = None  # if it had to be parsed before the file was read
 
     @property
     def header(self) -> bytes:
@@ -58,53 +63,42 @@ class TensorFile:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """One tensor as the header describes it; begin and end are offsets into the data."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def read_bytes(path: Path) -> Tensor:
-    """Return the bytes of a regular file, uint8.
+def read_small_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file that is no larger than ``max_bytes``.
 
     Raises:
-        AdapterFileError: The file is missing, no regular file, or cannot be read.
+        AdapterFileError: The file is missing, no regular file, too large, or cannot be read.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise AdapterFileError(f"{path}: not a regular file")
-        with path.open("rb", buffering=0) as file:
-            content = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
-            view, end = memory(content), 0
-            while end < len(view):
-                num_read = file.readinto(view[end:])
-                if not num_read:
-                    raise AdapterFileError(f"{path}: became shorter while it was read")
-                end += num_read
-    except OSError as error:
-        raise AdapterFileError(f"{path}: cannot be read: {error.strerror}") from error
-    return content
+    with _opened(path) as (file, num_bytes):
+        if num_bytes > max_bytes:
+            raise AdapterFileError(f"{path}: has {num_bytes} bytes, more than {max_bytes}")
+        content = _allocate(path, num_bytes)
+        _fill(path, file, memory(content))
+    return bytes(memory(content))
 
 
-def read_file(path: Path) -> FileContent:
-    """Read a whole safetensors file.
+def read_file(path: Path, is_known: Callable[[bytes, int], bool] | None = None) -> FileContent:
+    """Read a whole safetensors file; memory for its tensors is taken when its header is sound.
+
+    Args:
+        path: The file.
+        is_known: Whether a header, its length included, of a file of so many bytes was found to
+            be sound before, so that it need not be parsed.
 
     Raises:
-        AdapterFileError: The file is missing, unreadable, or too short for its header.
+        AdapterFileError: The file is missing, unreadable, truncated, or not safetensors.
+        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
     """
-    content = read_bytes(path)
-    num_bytes = content.numel()
-    if num_bytes < _LENGTH_BYTES:
-        raise _not_safetensors(path, f"it has only {num_bytes} bytes")
-    length = int.from_bytes(memory(content)[:_LENGTH_BYTES], "little")
-    if length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > num_bytes:
-        raise _not_safetensors(path, f"a header of {length} bytes in a file of {num_bytes}")
-    return FileContent(path=path, content=content, data_start=_LENGTH_BYTES + length)
+    with _opened(path) as (file, num_bytes):
+        header = _read_header(path, file, num_bytes)
+        parsed = None
+        if is_known is None or not is_known(header, num_bytes):
+            parsed = parse_header(path, header[_LENGTH_BYTES:], num_bytes - len(header))
+        content = _allocate(path, num_bytes)
+        view = memory(content)
+        view[: len(header)] = header
+        _fill(path, file, view[len(header) :])
+    return FileContent(path=path, content=content, data_start=len(header), parsed=parsed)
 
 
 def parse_file(file: FileContent) -> TensorFile:
@@ -112,16 +106,14 @@ def parse_file(file: FileContent) -> TensorFile:
 
     Raises:
         AdapterFileError: The file is truncated, or not safetensors.
-        AdapterTensorError: A tensor has a dtype that is not known.
+        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
     """
-    path, data = file.path, file.content[file.data_start :]
-    header = _parse_header(path, file.header[_LENGTH_BYTES:])
-    metadata = _parse_metadata(path, header.pop("__metadata__", {}))
-    entries = [_parse_entry(path, name, fields) for name, fields in header.items()]
-    _check_coverage(path, entries, data.numel())
-    return TensorFile(
-        tensors={entry.name: _view(data, entry) for entry in entries}, metadata=metadata
-    )
+    data = file.content[file.data_start :]
+    header = file.parsed
+    if header is None:
+        header = parse_header(file.path, file.header[_LENGTH_BYTES:], data.numel())
+    tensors = {entry.name: _view(data, entry) for entry in header.entries}
+    return TensorFile(tensors=tensors, metadata=header.metadata)
 
 
 def memory(content: Tensor) -> memoryview:
@@ -129,87 +121,77 @@ def memory(content: Tensor) -> memoryview:
     return content.numpy().data
 
 
-def parse_json(text: bytes) -> object:
-    """Parse JSON, and refuse an object that gives one key twice.
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[FileIO, int]]:
+    """Yield a regular file and its size, and check afterwards that it was left alone meanwhile."""
+    with cannot_read(path), _open(path) as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise AdapterFileError(f"{path}: not a regular file")
+        yield file, before.st_size
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise AdapterFileError(f"{path}: was written to while it was read")
 
-    Raises:
-        ValueError: The text is not UTF-8, not JSON, nested too deeply, or gives a key twice.
-    """
+
+@contextmanager
+def cannot_read(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error that names the path."""
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        yield
+    except IsADirectoryError as error:
+        raise AdapterFileError(f"{path}: not a regular file") from error
+    except OSError as error:
+        raise AdapterFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{twice!r} is given twice")
-    return values
+def _open(path: Path) -> FileIO:
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # or a pipe would be waited for
 
-
-def _not_safetensors(path: Path, problem: str) -> AdapterFileError:
-    return AdapterFileError(f"{path}: not a whole safetensors file: {problem}")
-
-
-def _parse_header(path: Path, text: bytes) -> dict[str, object]:
     try:
-        header = parse_json(text)
-    except ValueError as error:
-        raise _not_safetensors(path, f"its header is no JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise _not_safetensors(path, "its header is no JSON object")
-    return header
+        return FileIO(path, "rb", opener=without_waiting)
+    except ValueError as error:  # a NUL, say
+        raise AdapterFileError(f"{quoted(str(path))}: is no path: {error}") from error
 
 
-def _parse_metadata(path: Path, fields: object) -> dict[str, str]:
-    if not isinstance(fields, dict):
-        raise _not_safetensors(path, "__metadata__ is no JSON object")
-    for key, value in fields.items():
-        if not isinstance(value, str):
-            raise _not_safetensors(path, f"__metadata__ holds {key!r}, which is no text")
-    return fields
+def _read_header(path: Path, file: FileIO, num_bytes: int) -> bytes:
+    """Return the header with the length before it."""
+    start = bytearray(min(num_bytes, 32))
+    _fill(path, file, memoryview(start))
+    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    end = _LENGTH_BYTES + length
+    is_header = bytes(start[_LENGTH_BYTES : _LENGTH_BYTES + 1]) == b"{"
+    for sign, name in _OTHERS.items():
+        if start.startswith(sign) and not (is_header and end <= num_bytes):
+            raise not_safetensors(path, f"it begins like {name}")
+    if num_bytes < _LENGTH_BYTES:
+        raise not_safetensors(path, f"it has only {num_bytes} bytes")
+    if length > MAX_HEADER_BYTES or end > num_bytes:
+        raise not_safetensors(path, f"a header of {length} bytes in a file of {num_bytes}")
+    header = bytearray(end)
+    file.seek(0)
+    _fill(path, file, memoryview(header))
+    return bytes(header)
 
 
-def _sizes(value: object) -> tuple[int, ...] | None:
-    """Return a list of sizes as a tuple, or None if it is anything else."""
-    if not isinstance(value, list):
-        return None
-    sizes = tuple(item for item in value if type(item) is int and item >= 0)
-    return sizes if len(sizes) == len(value) else None
+def _allocate(path: Path, num_bytes: int) -> Tensor:
+    try:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise AdapterFileError(f"{path}: no memory for its {num_bytes} bytes") from error
 
 
-def _parse_entry(path: Path, name: str, fields: object) -> _Entry:
-    if not isinstance(fields, dict):
-        raise _not_safetensors(path, f"tensor {name!r} is not described by a JSON object")
-    shape, offsets = _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
-    if shape is None or offsets is None or len(offsets) != 2:
-        raise _not_safetensors(path, f"tensor {name!r} has a malformed shape or data_offsets")
-    dtype = DTYPES.get(str(fields.get("dtype")))
-    if dtype is None:
-        raise AdapterTensorError(name, f"has dtype {fields.get('dtype')!r}, which is not served")
-    begin, end = offsets
-    if end - begin != prod(shape) * dtype.itemsize:
-        raise _not_safetensors(path, f"tensor {name!r} is {shape} in {end - begin} bytes")
-    return _Entry(name=name, dtype=dtype, shape=shape, begin=begin, end=end)
-
-
-def _check_coverage(path: Path, entries: list[_Entry], num_bytes: int) -> None:
-    """Check that the tensors lie end to end and fill the data, as safetensors demands."""
+def _fill(path: Path, file: FileIO, view: memoryview) -> None:
     end = 0
-    for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
-        if entry.begin != end:
-            raise _not_safetensors(
-                path, f"tensor {entry.name!r} starts at {entry.begin}, not {end}"
-            )
-        end = entry.end
-    if end != num_bytes:
-        raise _not_safetensors(path, f"its tensors need {end} bytes but {num_bytes} are there")
+    while end < len(view):
+        num_read = file.readinto(view[end:])
+        if not num_read:
+            raise AdapterFileError(f"{path}: became shorter while it was read")
+        end += num_read
 
 
-def _view(data: Tensor, entry: _Entry) -> Tensor:
+def _view(data: Tensor, entry: TensorEntry) -> Tensor:
     flat = data[entry.begin : entry.end]
     if flat.storage_offset() % entry.dtype.itemsize:
         flat = flat.clone()  # a view in another dtype must be aligned

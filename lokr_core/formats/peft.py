@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lokr_core.errors import AdapterConfigError
-from lokr_core.formats.file import parse_json
+from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.targets import Targets
 
 CONFIG_NAME = "adapter_config.json"

@@ -23,6 +23,7 @@ from lokr_core.packing import pack, with_layout
 from lokr_core.spec import ModelSpec
 
 MAX_RECIPES = 32  # kinds of adapters that a server is likely to hold at a time
+MAX_RECIPE_HEADER_BYTES = 4 << 20  # what is kept for the next file must not outgrow the adapters
 VERSION_DIGITS = 16
 
 
@@ -39,6 +40,7 @@ class _Kind:
     """What two files must have in common for one recipe."""
 
     header: bytes
+    num_bytes: int  # of the whole file: an equal header with less behind it is a truncated file
     config: bytes | None
     options: ReadOptions
 
@@ -67,9 +69,12 @@ class AdapterReader:
     ) -> Adapter:
         """Read an adapter; see :func:`read_adapter`."""
         adapter_id = check_adapter_id(default_id(path) if adapter_id is None else adapter_id)
-        source = open_source(path)
+        source = open_source(path, self._is_known)
         kind = _Kind(
-            header=source.file.header, config=source.config, options=options or ReadOptions()
+            header=source.file.header,
+            num_bytes=source.file.content.numel(),
+            config=source.config,
+            options=options or ReadOptions(),
         )
         content = self._replay(kind, source.file) or self._read_step_by_step(kind, source.file)
         return Adapter(
@@ -116,7 +121,14 @@ class AdapterReader:
             overrides=kind.options.overrides,
         )
 
+    def _is_known(self, header: bytes, num_bytes: int) -> bool:
+        with self._lock:
+            known = list(self._recipes)
+        return any(kind.num_bytes == num_bytes and kind.header == header for kind in known)
+
     def _keep(self, kind: _Kind, recipe: Recipe) -> None:
+        if len(kind.header) > MAX_RECIPE_HEADER_BYTES:
+            return
         with self._lock:
             self._recipes[kind] = recipe
             if len(self._recipes) > MAX_RECIPES:

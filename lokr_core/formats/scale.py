@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
-from lokr_core.formats.file import parse_json
 from lokr_core.formats.forms import DeltaForm
 from lokr_core.formats.keys import ModuleTensors, NamedTensor
 from lokr_core.formats.peft import CONFIG_NAME, PeftConfig
+from lokr_core.formats.strict_json import parse_json
 
 DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984
 

@@ -1,15 +1,17 @@
 """AdapterSource: the files that a path stands for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lokr_core.errors import AdapterFileError
-from lokr_core.formats.file import FileContent, memory, read_bytes, read_file
+from lokr_core.errors import AdapterFileError, listed
+from lokr_core.formats.file import FileContent, cannot_read, read_file, read_small_file
 from lokr_core.formats.peft import CONFIG_NAME
 
 TENSORS_NAME = "adapter_model.safetensors"
 SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+MAX_CONFIG_BYTES = 4 << 20  # 4 MiB; one rank for each of 10,000 modules is 1 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,33 +27,36 @@ def default_id(path: Path) -> str:
     return path.absolute().name.removesuffix(SUFFIX)
 
 
-def open_source(path: Path) -> AdapterSource:
+def open_source(path: Path, is_known: Callable[[bytes, int], bool] | None = None) -> AdapterSource:
     """Read the files that a path stands for.
 
     Args:
         path: A safetensors file; a folder with PEFT's two files; or a folder with a single
             safetensors file.
+        is_known: Whether a header of a file of so many bytes was found to be sound before.
 
     Raises:
         AdapterFileError: There is no such file, it is a pickle, or it is not safetensors.
+        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
     """
-    tensors_path = _tensors_path(path)
-    config_path = tensors_path.with_name(CONFIG_NAME)
-    has_config = tensors_path.name == TENSORS_NAME and config_path.exists()
-    config = bytes(memory(read_bytes(config_path))) if has_config else None
-    return AdapterSource(file=read_file(tensors_path), config=config)
+    with cannot_read(path):
+        tensors_path = _tensors_path(path)
+        config_path = tensors_path.with_name(CONFIG_NAME)
+        has_config = tensors_path.name == TENSORS_NAME and config_path.exists()
+    config = read_small_file(config_path, MAX_CONFIG_BYTES) if has_config else None
+    return AdapterSource(file=read_file(tensors_path, is_known), config=config)
 
 
 def _tensors_path(path: Path) -> Path:
-    if path.suffix in PICKLE_SUFFIXES:
-        raise _is_pickle(path)
+    if _is_pickle(path):
+        raise _pickle_error(path)
     if not path.is_dir():
         return path
     if (path / TENSORS_NAME).exists() or (path / CONFIG_NAME).exists():
         return _unless_pickle(path, path / TENSORS_NAME)
     found = sorted(item for item in path.iterdir() if item.suffix == SUFFIX)
     if len(found) > 1:
-        names = ", ".join(item.name for item in found)
+        names = listed([item.name for item in found])
         raise AdapterFileError(f"{path}: holds several safetensors files, name one of {names}")
     return _unless_pickle(path, found[0] if found else path / TENSORS_NAME)
 
@@ -60,12 +65,16 @@ def _unless_pickle(folder: Path, tensors_path: Path) -> Path:
     """Return ``tensors_path``, or name the pickle that the folder holds in its place."""
     if not tensors_path.exists():
         for item in sorted(folder.iterdir()):
-            if item.suffix in PICKLE_SUFFIXES:
-                raise _is_pickle(item)
+            if _is_pickle(item):
+                raise _pickle_error(item)
     return tensors_path
 
 
-def _is_pickle(path: Path) -> AdapterFileError:
+def _is_pickle(path: Path) -> bool:
+    return path.suffix.lower() in PICKLE_SUFFIXES
+
+
+def _pickle_error(path: Path) -> AdapterFileError:
     return AdapterFileError(
         f"{path}: a {path.suffix} file is a pickle, which can run code when it is opened; "
         f"save the adapter as {SUFFIX}"

@@ -18,7 +18,7 @@ from lokr_core import (
     ReadOptions,
     ScaleOverrides,
 )
-from lokr_core.formats.file import MAX_HEADER_BYTES
+from lokr_core.formats.header import MAX_HEADER_BYTES
 from lokr_core.formats.source import SUFFIX
 from lokr_core.spec import ModelSpec
 from lokr_serve.adapters.host import HostCopy, HostTier, pin

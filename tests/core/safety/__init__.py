@@ -1,0 +1,1 @@
+"""Tests of what hostile files can do: nothing but be refused."""
