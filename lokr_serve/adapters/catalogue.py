@@ -2,15 +2,23 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from lokr_core import Adapter, AdapterError
 from lokr_serve.adapters.expiry import ExpiryTimer
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.loader import AdapterLoader
-from lokr_serve.adapters.record import FailedLoad, KnownVersion, Record, Usage, describe, failure_of
+from lokr_serve.adapters.record import (
+    BegunLoad,
+    FailedLoad,
+    KnownVersion,
+    Record,
+    Usage,
+    describe,
+    failure_of,
+)
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
 from lokr_serve.adapters.workers import join
@@ -27,15 +35,6 @@ from lokr_serve.types import AdapterState, AdapterStatus
 
 # What would be wrong the next time as well; want of room passes.
 LOAD_ERRORS = (AdapterError, AdapterLoadCrashedError, DigestMismatchError, SourceError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BegunLoad:
-    """A load of a registered id that is under way."""
-
-    record: Record
-    request: LoadRequest
-    call: asyncio.Future[Adapter]
 
 
 class Catalogue:
@@ -56,6 +55,7 @@ class Catalogue:
         self._expiry = ExpiryTimer(self._expire)
         self._records: dict[str, Record] = {}
         self._waiting: Counter[str] = Counter()  # requests that wait for a load, by id
+        self._wanted: Counter[str] = Counter()  # callers that keep an id from expiring
 
     def __len__(self) -> int:
         """Count the registered ids."""
@@ -158,12 +158,27 @@ class Catalogue:
     async def read(self, request: LoadRequest) -> Adapter:
         """Load without publishing; a failure counts for an id that would load the same."""
         try:
-            return await join(self._loader.start(request))
+            with self.wanting([request.adapter_id]):
+                return await join(self._loader.start(request))
         except LOAD_ERRORS as error:
             record = self._records.get(request.adapter_id)
             if record is not None and record.request == request:
                 self._note_failure(record, error)
             raise
+
+    @contextmanager
+    def wanting(self, ids: Iterable[str]) -> Iterator[None]:
+        """Keep ids from expiring while the block loads them, one or all."""
+        wanted = list(ids)
+        self._wanted.update(wanted)
+        try:
+            yield
+        finally:
+            self._wanted.subtract(wanted)
+            self._wanted = +self._wanted  # drops those that nobody wants any more
+            for adapter_id in wanted:
+                if (record := self._records.get(adapter_id)) is not None:
+                    self._arm_expiry(record)  # at once, if its time has come
 
     def begin_load(self, adapter_id: str) -> BegunLoad:
         """Begin to load a registered id that is not in memory, or share its running load.
@@ -189,9 +204,10 @@ class Catalogue:
             AdapterBudgetError: There is no room.
         """
         self.get(adapter_id)
-        while (resident := self._residency.get(adapter_id)) is None:
-            await self._finish(begun or self.begin_load(adapter_id))
-            begun = None
+        with self.wanting([adapter_id]):
+            while (resident := self._residency.get(adapter_id)) is None:
+                await self._finish(begun or self.begin_load(adapter_id))
+                begun = None
         return resident
 
     async def _finish(self, begun: BegunLoad) -> None:
@@ -260,12 +276,13 @@ class Catalogue:
     def _expire(self, adapter_id: str) -> None:
         """Let go of an id that has been idle for its time to live.
 
-        One that is leased or pinned stays; the end of either sets the timer again. An id from
-        the adapter folder stays registered.
+        One that is leased, pinned or being loaded stays; the end of that sets the timer again.
+        An id from the adapter folder stays registered.
         """
         record, resident = self._records[adapter_id], self._residency.get(adapter_id)
         is_pinned = resident is not None and resident.is_pinned
-        if is_pinned or record.is_draining or self._leases.count(adapter_id):
+        is_used = adapter_id in self._wanted or self._leases.count(adapter_id) > 0
+        if is_used or is_pinned or record.is_draining:
             return
         if record.is_from_directory:
             self._residency.drop(adapter_id, LeaveReason.TTL)

@@ -1,5 +1,6 @@
 """Record: what the registry knows of one registered id."""
 
+import asyncio
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,6 +100,15 @@ class Record:
             request.overrides,
         )
         return self.known.version == version or (is_same_source and not is_resident)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BegunLoad:
+    """A load of a registered id that is under way."""
+
+    record: Record
+    request: LoadRequest
+    call: asyncio.Future[Adapter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

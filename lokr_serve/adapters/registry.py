@@ -240,12 +240,13 @@ class AdapterRegistry:
     ) -> Mapping[str, AdapterRef]:
         """Load what is missing, side by side, and keep each adapter until ``held`` is closed."""
         missing = [adapter_id for adapter_id in ids if self._residency.get(adapter_id) is None]
-        begun = {adapter_id: self._catalogue.begin_load(adapter_id) for adapter_id in missing}
         refs: dict[str, AdapterRef] = {}
-        for adapter_id in ids:
-            resident = await self._catalogue.load(adapter_id, begun.get(adapter_id))
-            held.enter_context(self._holding(resident, ended))
-            refs[adapter_id] = resident.ref
+        with self._catalogue.wanting(ids):
+            begun = {adapter_id: self._catalogue.begin_load(adapter_id) for adapter_id in missing}
+            for adapter_id in ids:
+                resident = await self._catalogue.load(adapter_id, begun.get(adapter_id))
+                held.enter_context(self._holding(resident, ended))
+                refs[adapter_id] = resident.ref
         return refs
 
     @contextmanager
