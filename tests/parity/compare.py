@@ -125,20 +125,21 @@ BATCH: tuple[Row, ...] = ((FIRST,), (), (HALF,), (OTHER,), (MINUS,), ())
 BOTH: Row = (HALF, Part(adapter=1, weight=-1.0))
 
 
-def errors_of(case: Case, layer: Layer, folder: Path) -> Iterator[Error]:
+def errors_of(case: Case, layer: Layer, folder: Path, *, seed: int = 0) -> Iterator[Error]:
     """Yield every error of a case: both dtypes and ways, alone and beside others.
 
     Args:
         case: What is trained.
         layer: The layer that it names.
         folder: An empty folder for the adapters' files.
+        seed: Draws the factors.
     """
     rows = BATCH if case.is_replacement else (*BATCH, BOTH)
     trained = []
-    for seed in (1, 2):
-        (folder / str(seed)).mkdir()
+    for name, factors in (("first", 2 * seed + 1), ("second", 2 * seed + 2)):
+        (folder / name).mkdir()
         base = layer.base(torch.float64)
-        trained.append(case.trainer.train(base, folder / str(seed), seed))
+        trained.append(case.trainer.train(base, folder / name, factors))
     changes = [change_of(one, layer, len(rows)) for one in trained]
     for dtype in DTYPES:
         twin = Twin(layer, dtype, len(rows))
