@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0  # between two looks at the engine
 END_SECONDS = 2.0  # for calls that were told to end; each waits for the step that it is in
-TAKE_DOWN_SECONDS = 30  # for a failed server to take itself down, or it is killed
+STEP_SECONDS = 20.0  # for the engine's last step, once no call waits for it
+TAKE_DOWN_SECONDS = 30.0  # for all that comes after the drain, or the process is killed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -85,7 +86,9 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set.
 
-    The listeners are open, and say that they do not serve yet, while the model is loaded.
+    The listeners are open, and say that they do not serve yet, while the model is loaded. Once it
+    has stopped, or failed, the server takes itself down within a bounded time, or the process is
+    ended with code 1 and a trace of every thread.
 
     Raises:
         LokrError: The server could not start, or its engine failed.
@@ -147,7 +150,7 @@ async def _build_backend(
         metrics=metrics,
     )
     engine.start()
-    stack.push_async_callback(engine.stop)
+    stack.push_async_callback(_stop_engine, engine)
     encoder = PromptEncoder(base.tokenizer, engine.prompt_limits)
     return Backend(registry=registry, encoder=encoder, engine=engine)
 
@@ -160,23 +163,36 @@ async def _listening(gate: Gate, listeners: Listeners, drain_seconds: float) -> 
         yield
     except EngineStoppedError as error:
         logger.critical("%s", error)
-        # Says where a stuck engine is, and makes sure that the process ends.
-        faulthandler.dump_traceback_later(TAKE_DOWN_SECONDS, exit=True)
-        gate.close(ServingState.FAILED)
-        await _stop_listeners(gate, listeners, drain_seconds=0)
+        await _close(gate, listeners, ServingState.FAILED, drain_seconds=0)
         raise
     finally:
         if not gate.is_closed:
             logger.info("shutting down; running calls have %.0f s", drain_seconds)
-            gate.close(ServingState.DRAINING)
-            await _stop_listeners(gate, listeners, drain_seconds)
+            await _close(gate, listeners, ServingState.DRAINING, drain_seconds)
 
 
-async def _stop_listeners(gate: Gate, listeners: Listeners, drain_seconds: float) -> None:
-    stopping = asyncio.create_task(listeners.stop(drain_seconds + END_SECONDS))
+async def _close(
+    gate: Gate, listeners: Listeners, state: ServingState, drain_seconds: float
+) -> None:
+    """Stop the listeners: calls may finish, then are told to end, then wait for no step."""
+    faulthandler.dump_traceback_later(drain_seconds + TAKE_DOWN_SECONDS, exit=True)
+    backend = gate.close(state)
+    stopping = asyncio.create_task(listeners.stop(drain_seconds + 2 * END_SECONDS))
     await asyncio.wait({stopping}, timeout=drain_seconds)
     gate.end_calls()
+    await asyncio.wait({stopping}, timeout=END_SECONDS)
+    if backend is not None and not stopping.done():
+        backend.engine.abandon()
     await stopping
+
+
+async def _stop_engine(engine: TextEngine) -> None:
+    try:
+        await engine.stop(STEP_SECONDS)
+    except EngineStoppedError as error:
+        logger.critical("%s", error)
+        faulthandler.dump_traceback()  # says where the step is
+        raise
 
 
 async def _watch(engine: TextEngine, stuck_step_seconds: float) -> None:

@@ -59,10 +59,11 @@ class Gate:
         self._backend = backend
         self._enter(ServingState.SERVING)
 
-    def close(self, state: ServingState) -> None:
-        """Refuse new calls from now on; running ones go on."""
-        self._backend = None
+    def close(self, state: ServingState) -> Backend | None:
+        """Refuse new calls from now on; running ones go on, on the backend that is returned."""
+        backend, self._backend = self._backend, None
         self._enter(state)
+        return backend
 
     def end_calls(self) -> None:
         """End the calls that still run."""

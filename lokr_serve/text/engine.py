@@ -79,13 +79,26 @@ class TextEngine:
         """Start the engine's thread."""
         self._thread.start()
 
-    async def stop(self) -> None:
-        """End the thread; every live request gets EngineStoppedError."""
+    async def stop(self, timeout_seconds: float | None = None) -> None:
+        """End the thread; every live request gets EngineStoppedError.
+
+        Args:
+            timeout_seconds: How long the step that runs may still take; None is for ever.
+
+        Raises:
+            EngineStoppedError: The step took longer. Its thread is left behind.
+        """
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, timeout_seconds)
+            if self._thread.is_alive():
+                stuck_seconds = self.health().stuck_seconds
+                self.abandon()
+                raise EngineStoppedError(
+                    f"the engine has been in one step for {stuck_seconds:.0f} s and does not end"
+                )
         else:
             self._end_all(None)  # what was sent to an engine that never ran
 

@@ -128,6 +128,36 @@ def test_an_engine_that_is_stuck_ends_the_server(
         server.ended.result(10)
 
 
+def test_a_server_with_a_stuck_engine_can_be_stopped(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal must end the process in bounded time, with a failure that its supervisor sees."""
+    may_go_on, is_stuck = threading.Event(), threading.Event()
+
+    def hang(schedule: Schedule) -> None:
+        is_stuck.set()
+        may_go_on.wait(60)
+
+    monkeypatch.setattr(Schedule, "step", hang)
+    monkeypatch.setattr("lokr_serve.app.END_SECONDS", 0.5)
+    monkeypatch.setattr("lokr_serve.app.STEP_SECONDS", 0.2)
+    server = RunningServer(settings=tiny_settings(model_folder, server={"drain_seconds": 0.2}))
+    server.start()
+    with connected(server.ready.result(30)) as connection:
+        stream = connection.client.generate(ANY)
+        next(stream)
+        assert is_stuck.wait(10)
+        server.stop()
+
+        with pytest.raises(UnavailableError) as caught:
+            list(stream)
+        with pytest.raises(EngineStoppedError, match="does not end"):
+            server.ended.result(10)
+    assert caught.value.reason == "SHUTTING_DOWN"
+    assert not may_go_on.is_set()
+    may_go_on.set()
+
+
 def test_the_engine_runs_on_as_many_threads_as_are_set(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
