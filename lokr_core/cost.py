@@ -1,5 +1,7 @@
 """What a mix costs, counted from shapes: the ground on which a way of application is chosen."""
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from math import prod
 
@@ -17,6 +19,8 @@ from lokr_core.weights import (
     LowRankFactor,
     ModuleWeights,
 )
+
+MAX_LAYOUTS = 1024  # whose counts are remembered; a server meets few, one for each way to train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +64,14 @@ def _row_macs(module: ModuleSpec, weights: ModuleWeights) -> int:
 
 
 class CostModel:
-    """Counts costs, once for each layout."""
+    """Counts costs, once for each layout that was used of late; any thread may ask."""
 
     def __init__(self, pool: AdapterPool, spec: ModelSpec) -> None:
         self._pool = pool
         self._spec = spec
         self._base_macs = sum(prod(m.shape) for m in spec.modules.values() if m.kind.is_linear)
-        self._by_layout: dict[AdapterLayout, tuple[int, int]] = {}
+        self._by_layout: OrderedDict[AdapterLayout, tuple[int, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, mix: AdapterMix) -> MixCost:
         """Return the cost of a mix: the sum of its parts, each changed weight merged once."""
@@ -82,10 +87,18 @@ class CostModel:
 
     def _adapter_macs(self, adapter: Adapter) -> tuple[int, int]:
         """Return the multiply-adds of one row, and of forming every delta once."""
-        if adapter.layout not in self._by_layout:
-            modules = adapter.modules()
-            self._by_layout[adapter.layout] = (
-                sum(_row_macs(self._spec.modules[path], w) for path, w in modules.items()),
-                sum(_form_macs(term.delta) for w in modules.values() for term in w.terms),
-            )
-        return self._by_layout[adapter.layout]
+        with self._lock:
+            known = self._by_layout.get(adapter.layout)
+            if known is not None:
+                self._by_layout.move_to_end(adapter.layout)
+                return known
+        modules = adapter.modules()
+        counted = (
+            sum(_row_macs(self._spec.modules[path], w) for path, w in modules.items()),
+            sum(_form_macs(term.delta) for w in modules.values() for term in w.terms),
+        )
+        with self._lock:
+            self._by_layout[adapter.layout] = counted
+            if len(self._by_layout) > MAX_LAYOUTS:
+                self._by_layout.popitem(last=False)
+        return counted

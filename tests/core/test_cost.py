@@ -1,8 +1,11 @@
 """Costs are counted from shapes, by hand here."""
 
+from collections.abc import Mapping
+
 import pytest
 
-from lokr_core import AdapterMix, MixCost, attach
+from lokr_core import Adapter, AdapterMix, MixCost, attach
+from lokr_core.weights import ModuleWeights
 from tests.core.factors import build_adapter, make_base, random_adapter, random_module
 
 BASE_MACS = 12 * 20 + 20 * 15 + 15 * 6
@@ -73,3 +76,31 @@ def test_adapters_of_one_layout_cost_the_same() -> None:
     first, second = (adapted.cost(AdapterMix.of({adapter: 1.0})) for adapter in adapters)
 
     assert first == second
+
+
+def test_counts_are_remembered_for_the_layouts_used_of_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adapters come and go for months, each perhaps of its own shape; memory must not grow."""
+    adapted = attach(make_base())
+    forms = ("full", "low rank w2", "lora")
+    adapters = [
+        random_adapter(adapted.spec, f"a{n}", form, paths=("second",))
+        for n, form in enumerate(forms)
+    ]
+    for adapter in adapters:
+        adapted.add(adapter)
+    counted: list[Adapter] = []
+    modules = Adapter.modules
+
+    def note(adapter: Adapter) -> Mapping[str, ModuleWeights]:
+        counted.append(adapter)
+        return modules(adapter)
+
+    monkeypatch.setattr(Adapter, "modules", note)
+    monkeypatch.setattr("lokr_core.cost.MAX_LAYOUTS", 2)
+    first, second, third = adapters
+    for adapter in (first, second, first, third, first, second):
+        adapted.cost(AdapterMix.of({adapter: 1.0}))
+
+    assert counted == [first, second, third, second]
