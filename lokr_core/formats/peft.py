@@ -1,12 +1,12 @@
 """PeftConfig: what PEFT's adapter_config.json says that changes the mathematics."""
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lokr_core.errors import AdapterConfigError
+from lokr_core.errors import AdapterConfigError, listed, quoted
+from lokr_core.formats.patterns import Pattern, PatternError, StepBudget, Subject
 from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.targets import Targets
 
@@ -93,8 +93,9 @@ class PeftConfig:
     peft_type: str
     r: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Mapping[Pattern, int]
+    alpha_pattern: Mapping[Pattern, float]
+    budget: StepBudget
     use_rslora: bool
     use_dora: bool
     is_unscaled: bool  # a LoKr of peft before 0.14, which applied no scale
@@ -103,24 +104,33 @@ class PeftConfig:
 
     def rank_of(self, path: str) -> int:
         """Return r of a module."""
-        return _first_match(self.rank_pattern, path, self.r)
+        subject = Subject(text=path, budget=self.budget)
+        return _first_match("rank_pattern", self.rank_pattern, subject, self.r)
 
     def alpha_of(self, path: str) -> float:
         """Return alpha of a module."""
-        return _first_match(self.alpha_pattern, path, self.alpha)
+        subject = Subject(text=path, budget=self.budget)
+        return _first_match("alpha_pattern", self.alpha_pattern, subject, self.alpha)
 
     def warnings(self, paths: Sequence[str]) -> Iterator[str]:
         """Yield what is odd about a file that changes the modules at ``paths``."""
         yield from self.targets.warnings(paths)
-        for field in self.unknown_fields:
-            yield f"{field} of {CONFIG_NAME} is not known here and was not regarded"
+        if self.unknown_fields:
+            fields = listed(self.unknown_fields)
+            yield f"not known here and not regarded, of {CONFIG_NAME}: {fields}"
 
 
-def _first_match(patterns: Mapping[str, Number], path: str, default: Number) -> Number:
+def _first_match(
+    field: str, patterns: Mapping[Pattern, Number], subject: Subject, default: Number
+) -> Number:
     """Return the value of the first pattern that matches, by PEFT's own rule."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
+        try:
+            if pattern.matches_suffix(subject):
+                return value
+        except PatternError as error:
+            problem = f"{quoted(pattern.source)} {error}"
+            raise AdapterConfigError(field, problem) from error
     return default
 
 
@@ -133,7 +143,9 @@ def parse_config(text: bytes) -> PeftConfig:
     fields = _parse_object(text)
     peft_type = fields.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in LEAVES:
-        raise AdapterConfigError("peft_type", f"{peft_type!r} is not one of {', '.join(LEAVES)}")
+        raise AdapterConfigError(
+            "peft_type", f"{quoted(peft_type)} is not one of {', '.join(LEAVES)}"
+        )
     _refuse_unserved(fields)
     is_lora = peft_type == "LORA"
     return PeftConfig(
@@ -144,6 +156,7 @@ def parse_config(text: bytes) -> PeftConfig:
         alpha_pattern={
             k: _finite("alpha_pattern", v) for k, v in _patterns(fields, "alpha_pattern")
         },
+        budget=StepBudget(),
         use_rslora=_flag(fields, "use_rslora", allowed=is_lora),
         use_dora=_flag(fields, "use_dora", allowed=is_lora),
         is_unscaled=peft_type == "LOKR" and "rank_dropout_scale" not in fields,
@@ -165,44 +178,43 @@ def _parse_object(text: bytes) -> dict[str, object]:
 def _refuse_unserved(fields: Mapping[str, object]) -> None:
     for name in _REFUSED:
         if fields.get(name) not in _UNSET:
-            raise AdapterConfigError(name, f"{fields[name]!r} is not served")
+            raise AdapterConfigError(name, f"{quoted(fields[name])} is not served")
     start = fields.get("init_lora_weights", True)
     if start not in _PLAIN_INITS:
         raise AdapterConfigError(
             "init_lora_weights",
-            f"{start!r} changes the base weights too; save the adapter with "
+            f"{quoted(start)} changes the base weights too; save the adapter with "
             "path_initial_model_for_weight_conversion",
         )
 
 
 def _rank(field: str, value: object) -> int:
     if type(value) is not int or value < 1:
-        raise AdapterConfigError(field, f"{value!r} is not a positive whole number")
+        raise AdapterConfigError(field, f"{quoted(value)} is not a positive whole number")
     return value
 
 
 def _finite(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterConfigError(field, f"{value!r} is not a finite number")
+        raise AdapterConfigError(field, f"{quoted(value)} is not a finite number")
     return float(value)
 
 
-def _patterns(fields: Mapping[str, object], field: str) -> Iterable[tuple[str, object]]:
+def _patterns(fields: Mapping[str, object], field: str) -> Iterator[tuple[Pattern, object]]:
     patterns = fields.get(field) or {}
     if not isinstance(patterns, dict):
-        raise AdapterConfigError(field, f"{patterns!r} is no JSON object")
-    for pattern in patterns:
+        raise AdapterConfigError(field, f"{quoted(patterns)} is no JSON object")
+    for source, value in patterns.items():
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise AdapterConfigError(field, f"{pattern!r} is no pattern: {error}") from error
-    return patterns.items()
+            yield Pattern.parse(source), value
+        except PatternError as error:
+            raise AdapterConfigError(field, f"{quoted(source)} is no pattern: {error}") from error
 
 
 def _flag(fields: Mapping[str, object], field: str, *, allowed: bool) -> bool:
     value = fields.get(field, False)
     if not isinstance(value, bool):
-        raise AdapterConfigError(field, f"{value!r} is not true or false")
+        raise AdapterConfigError(field, f"{quoted(value)} is not true or false")
     if value and not allowed:
         raise AdapterConfigError(field, f"is not a field of {fields['peft_type']}")
     return value

@@ -4,15 +4,30 @@ The tensors of a file decide what is applied; PEFT itself would drop what is not
 leave at its start what is targeted but absent, so a difference is worth a warning.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lokr_core.errors import AdapterConfigError
+from lokr_core.errors import AdapterConfigError, listed, quoted
+from lokr_core.formats.patterns import (
+    Pattern,
+    PatternError,
+    StepBudget,
+    Subject,
+    UnservedPatternError,
+)
 
 ALL_LINEAR = "all-linear"
+MAX_TARGETS = 10_000
 
-Target = str | tuple[str, ...] | None  # a regular expression, or suffixes of module paths
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchecked:
+    """A target that cannot be held against the file, and why."""
+
+    problem: str
+
+
+Target = Pattern | tuple[str, ...] | Unchecked | None  # tuple: suffixes of module paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,40 +50,65 @@ class Targets:
 
     def warnings(self, paths: Sequence[str]) -> Iterator[str]:
         """Yield where the modules that a file changes are not those that are targeted."""
-        unexpected = [path for path in paths if not self._includes(path)]
+        unchecked = [t for t in (self.include, self.exclude) if isinstance(t, Unchecked)]
+        if unchecked:
+            yield unchecked[0].problem
+            return
+        try:
+            budget = StepBudget()
+            unexpected = [path for path in paths if not self._includes(path, budget)]
+        except UnservedPatternError as error:
+            yield f"target_modules was not held against the file: it {error}"
+            return
         if unexpected:
             yield (
                 f"{len(unexpected)} modules are changed though they are not among "
                 f"target_modules, such as {unexpected[0]!r}; peft would drop their tensors"
             )
         if isinstance(self.include, tuple):
-            for target in self.include:
-                if not any(_matches((target,), path) for path in paths):
-                    yield f"{target!r} of target_modules has no tensors in the file"
+            suffixes = {suffix for path in paths for suffix in _suffixes(path)}
+            missing = [target for target in self.include if target not in suffixes]
+            if missing:
+                yield f"{listed(missing)} of target_modules has no tensors in the file"
 
-    def _includes(self, path: str) -> bool:
-        if self.exclude is not None and _matches(self.exclude, path):
+    def _includes(self, path: str, budget: StepBudget) -> bool:
+        if self.exclude is not None and _matches(self.exclude, path, budget):
             return False
-        return self.include in (None, ALL_LINEAR) or _matches(self.include, path)
+        return self.include is None or _matches(self.include, path, budget)
 
 
 def _target(field: str, fields: Mapping[str, object]) -> Target:
     value = fields.get(field)
     if isinstance(value, str):
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise AdapterConfigError(field, f"{value!r} is no pattern: {error}") from error
-        return value
+        return None if value == ALL_LINEAR else _pattern(field, value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if len(value) > MAX_TARGETS:
+            raise AdapterConfigError(field, f"names {len(value)} modules, more than {MAX_TARGETS}")
         return tuple(value)
     if value is not None:
-        raise AdapterConfigError(field, f"{value!r} is neither text nor a list of texts")
+        raise AdapterConfigError(field, f"{quoted(value)} is neither text nor a list of texts")
     return None
 
 
-def _matches(target: Target, path: str) -> bool:
+def _pattern(field: str, source: str) -> Target:
+    """Return a pattern; it changes no result, so one that is not served is only left unchecked."""
+    try:
+        return Pattern.parse(source)
+    except UnservedPatternError as error:
+        return Unchecked(problem=f"{field} was not held against the file: {error}")
+    except PatternError as error:
+        raise AdapterConfigError(field, f"{quoted(source)} is no pattern: {error}") from error
+
+
+def _suffixes(path: str) -> Iterator[str]:
+    """Yield a path and what is behind each of its dots."""
+    parts = path.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts)))
+
+
+def _matches(target: Target, path: str, budget: StepBudget) -> bool:
     """Return whether PEFT's rule finds ``path`` among the targets."""
-    if isinstance(target, str):
-        return re.fullmatch(target, path) is not None
-    return any(path == item or path.endswith(f".{item}") for item in target or ())
+    if isinstance(target, Pattern):
+        return target.matches(Subject(text=path, budget=budget))
+    assert isinstance(target, tuple)
+    return any(suffix in target for suffix in _suffixes(path))

@@ -80,7 +80,7 @@ def test_field_that_is_not_known_is_reported(tmp_path: Path) -> None:
 
     (warning,) = read_adapter(folder, base_spec()).warnings
 
-    assert warning.startswith("use_magic of adapter_config.json is not known")
+    assert warning == "not known here and not regarded, of adapter_config.json: 'use_magic'"
 
 
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
