@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lokr_core.errors import AdapterConfigError
@@ -19,29 +19,8 @@ from lokr_core.formats.patterns import (
 )
 from tests.core.formats.hand_made import PEFT_Q, base_spec, full, write_peft
 
-PIECES = [
-    r"a",
-    r"b",
-    r"\.",
-    r".",
-    r"-",
-    r"_",
-    r"{",
-    r"}",
-    r"[ab]",
-    r"[^a.]",
-    r"[]a]",
-    r"[a-b]",
-    r"\w",
-    r"\d",
-    r"\S",
-    r"(?=a)",
-    r"(?!b)",
-    r"^",
-    r"$",
-    r"\b",
-    r"\B",
-]
+PIECES = ["a", "b", r"\.", ".", "-", "_", "{", "}", "[ab]", "[^a.]", "[]a]", "[a-b]"]
+PIECES += [r"\w", r"\d", r"\S", "(?=a)", "(?!b)", "^", "$", r"\b", r"\B"]
 ATOMS = st.sampled_from(PIECES)
 REPEATS = st.sampled_from(["", "", "*", "+", "?", "*?", "{2}", "{1,2}", "{,1}", "{1,}?"])
 
@@ -65,6 +44,7 @@ def subject(text: str) -> Subject:
 @given(source=SOURCES, text=st.text("ab.1-_{}", max_size=7))
 def test_pattern_matches_as_the_library_of_regular_expressions_does(source: str, text: str) -> None:
     """PEFT matches by re, and a rank that goes to another module is a wrong scale."""
+    assume(not re.search(r"[*+?}]\+", source))  # what never gives back is not served
     try:
         expected = re.compile(source)
     except re.error:
