@@ -98,6 +98,7 @@ LAYERS: dict[str, Layer] = {
     "linear without bias": Layer(
         build=lambda: nn.Linear(NUM_IN, NUM_OUT, bias=False), sample=(NUM_IN,)
     ),
+    "square linear": Layer(build=lambda: nn.Linear(NUM_OUT, NUM_OUT), sample=(3, NUM_OUT)),
     "transformers Conv1D": Layer(build=lambda: Conv1D(NUM_OUT, NUM_IN), sample=(3, NUM_IN)),
     "conv1d": Layer(
         build=lambda: nn.Conv1d(NUM_IN, NUM_OUT, 3, stride=2, padding=1), sample=(NUM_IN, 9)
@@ -139,7 +140,7 @@ LAYERS: dict[str, Layer] = {
     ),
     "group norm": Layer(build=lambda: nn.GroupNorm(4, NUM_OUT), sample=(NUM_OUT, 4, 3)),
 }
-LINEAR = ("linear", "linear without bias")
+LINEAR = ("linear", "linear without bias", "square linear")
 CONV1D = ("conv1d", "conv1d dilated")
 CONV2D = ("conv2d", "conv2d strided", "conv2d dilated", "conv2d of 1x1")
 GROUPED = ("conv2d in 2 groups", "conv2d in 8 groups", "conv2d depthwise")

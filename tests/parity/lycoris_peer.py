@@ -50,6 +50,14 @@ class Lycoris:
         model = _Table(linear) if isinstance(base.layer, nn.Embedding) else linear
         return Trained(path=path, model=model)
 
+    def reload(self, base: nn.Module, path: Path) -> LycorisNetwork:
+        """Return a network of the same settings, with a file's factors, applied to a base."""
+        network = self._network(base)
+        network.apply_to()
+        missing = network.load_weights(str(path))
+        assert not missing, missing
+        return network.to(torch.float64)
+
     def _network(self, base: nn.Module) -> LycorisNetwork:
         logging.getLogger("LyCORIS").setLevel(logging.ERROR)
         LycorisNetwork.apply_preset(  # kept in the class: every key is set, so that none stays
