@@ -1,0 +1,145 @@
+"""Binding: for each module of a file its tensors, and where in the base model they belong."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from torch import Tensor
+
+from lokr_core.errors import AdapterTensorError
+from lokr_core.formats.leaves import KeyParts, split_key, unserved_algorithm
+from lokr_core.formats.names import ModuleNames
+from lokr_core.formats.places import Place, overlap
+from lokr_core.spec import ModelSpec, ModuleSpec
+from lokr_core.weights import Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NamedTensor:
+    """A tensor with the key that it has in the file."""
+
+    key: str
+    value: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Target:
+    """Outputs of a base module that outputs of a file's module belong to.
+
+    The file's outputs ``rows`` go to the base module's outputs from ``at``; both are None where
+    the two modules are one, and of one shape.
+    """
+
+    spec: ModuleSpec
+    rows: Rows | None = None
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FileModule:
+    """One module of a file; its targets share out its outputs, from the first to the last."""
+
+    name: str
+    by_leaf: Mapping[str, NamedTensor]  # such as lokr_w1; see KeyParts for all leaves
+    targets: tuple[Target, ...]
+
+    @property
+    def out_features(self) -> int:
+        """The outputs that its delta must have to fit the targets."""
+        last = self.targets[-1]
+        return last.spec.out_features if last.rows is None else last.rows.stop
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one module of the base, and all of it."""
+        return self.targets[0].rows is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Binding:
+    """The modules of a file in its own order, and the keys that belong to none of the base."""
+
+    modules: tuple[FileModule, ...]
+    unmatched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """The tensors that were found for one place so far."""
+
+    name: str
+    by_leaf: dict[str, NamedTensor]
+
+
+def bind(tensors: Mapping[str, Tensor], names: ModuleNames) -> Binding:
+    """Find where each tensor of a file belongs.
+
+    Args:
+        tensors: The tensors of a file, by key.
+        names: The names of the base's modules; made once for a base, as it takes a while.
+
+    Raises:
+        AdapterTensorError: A tensor is of an algorithm that is not served, its name may mean more
+            than one module, or it changes what another tensor changes.
+    """
+    found: dict[Place, _Found] = {}
+    unmatched = []
+    for key, value in tensors.items():
+        parts = split_key(key)
+        place = _place(key, parts, names) if parts else None
+        if parts is None or place is None:
+            _refuse_unserved(key)
+            unmatched.append(key)
+            continue
+        module = found.setdefault(place, _Found(name=parts.module, by_leaf={}))
+        if parts.leaf in module.by_leaf:
+            other = module.by_leaf[parts.leaf].key
+            raise AdapterTensorError(key, f"gives the same factor as {other!r}")
+        module.by_leaf[parts.leaf] = NamedTensor(key=key, value=value)
+    _check_apart(found)
+    modules = tuple(
+        FileModule(
+            name=module.name, by_leaf=module.by_leaf, targets=tuple(_targets(place, names.spec))
+        )
+        for place, module in found.items()
+    )
+    return Binding(modules=modules, unmatched=tuple(unmatched))
+
+
+def _place(key: str, parts: KeyParts, names: ModuleNames) -> Place | None:
+    places = names.find(parts.module)
+    if len(places) > 1:
+        meanings = sorted({", ".join(span.path for span in place) for place in places})
+        raise AdapterTensorError(key, f"may mean any of the modules {' or '.join(meanings)}")
+    return next(iter(places), None)
+
+
+def _refuse_unserved(key: str) -> None:
+    algorithm = unserved_algorithm(key)
+    if algorithm is not None:
+        raise AdapterTensorError(key, f"belongs to {algorithm}; that is not served")
+
+
+def _check_apart(found: Mapping[Place, _Found]) -> None:
+    """Check that no two modules of the file change the same outputs of the base."""
+    shared: dict[str, list[Place]] = {}
+    for place in found:
+        for changed in {span.path for span in place}:
+            shared.setdefault(changed, []).append(place)
+    for places in shared.values():
+        for one, other in combinations(places, 2):
+            path = overlap(one, other)
+            if path is not None:
+                first, second = (next(iter(found[p].by_leaf.values())).key for p in (one, other))
+                raise AdapterTensorError(second, f"changes module {path!r} as {first!r} does")
+
+
+def _targets(place: Place, spec: ModelSpec) -> Iterator[Target]:
+    start = 0
+    for span in place:
+        module = spec.modules[span.path]
+        if len(place) == 1 and len(span) == module.out_features:
+            yield Target(spec=module)
+        else:
+            yield Target(spec=module, rows=Rows(start=start, stop=start + len(span)), at=span.start)
+        start += len(span)

@@ -1,0 +1,1 @@
+"""Tests of names: every key of a file finds its module, and the right rows of it."""
