@@ -14,6 +14,9 @@ from transformers import AttentionInterface
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from lokr_serve.errors import ModelError
+from lokr_serve.text.demands import unserved_feature
+
 ATTENTION_NAME = "sdpa"
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
@@ -48,8 +51,8 @@ def paged_attention(
     if not isinstance(cache, PagedAttentionCache):
         stock: Attention = sdpa_attention_forward
         return stock(module, query, key, value, attention_mask, **kwargs)
-    if kwargs.get("softcap") is not None:
-        raise ValueError("sdpa attention does not support softcap")
+    if (feature := unserved_feature(kwargs)) is not None:
+        raise ModelError(f"{feature}: attention over pages leaves them out")
     layer = module.layer_idx
     assert isinstance(layer, int)
     key, value = cache.update(key_states=key, value_states=value, layer_idx=layer, kwargs=kwargs)

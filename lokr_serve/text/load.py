@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lokr_serve.config import ModelSettings
 from lokr_serve.errors import ModelError
+from lokr_serve.text.demands import require_served_attention
 
 
 def load_model(settings: ModelSettings) -> PreTrainedModel:
@@ -27,7 +28,9 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
     device = _device(settings.device)
     _require_causal(settings.path, _read_config(settings.path))
     model = _read_model(settings)
-    return nn.Module.eval(nn.Module.to(model, device)).requires_grad_(False)
+    nn.Module.eval(nn.Module.to(model, device)).requires_grad_(False)
+    require_served_attention(model)
+    return model
 
 
 def _device(name: str) -> torch.device:
