@@ -17,7 +17,7 @@ class SettingsError(LokrError):
 
 
 class ModelError(LokrError):
-    """The base model cannot be loaded or cannot be served."""
+    """The base model, which is where the settings say, cannot be loaded or cannot be served."""
 
 
 class AdapterNotFoundError(LokrError):

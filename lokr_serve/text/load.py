@@ -15,7 +15,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lokr_serve.config import ModelSettings
-from lokr_serve.errors import ModelError
+from lokr_serve.errors import ModelError, SettingsError
 from lokr_serve.text.demands import require_served_attention
 
 
@@ -23,7 +23,8 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
     """Return the base model, ready for inference on its device; takes long.
 
     Raises:
-        ModelError: The folder holds no causal language model that can be served here.
+        SettingsError: The folder holds no causal language model, or the device is not there.
+        ModelError: The model cannot be loaded, or not be served.
     """
     device = _device(settings.device)
     _require_causal(settings.path, _read_config(settings.path))
@@ -40,24 +41,24 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ModelError(
+        raise SettingsError(
             f"model.device: {name!r} is not one device, such as cpu or cuda:0; "
             "a model spread over several is not served"
         ) from error
     if device.type not in ("cpu", "cuda"):
-        raise ModelError(f"model.device: {name!r} is not served; use cpu or cuda")
+        raise SettingsError(f"model.device: {name!r} is not served; use cpu or cuda")
     if device.type == "cuda" and not (has_gpu and (device.index or 0) < torch.cuda.device_count()):
-        raise ModelError(f"model.device: this machine has no device {name!r}")
+        raise SettingsError(f"model.device: this machine has no device {name!r}")
     return device
 
 
 def _read_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
-        raise ModelError(f"model.path: {path} is not a model folder: it has no config.json")
+        raise SettingsError(f"model.path: {path} is not a model folder: it has no config.json")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
+        raise SettingsError(
             f"model.path: {path}/config.json cannot be read: {_first_line(error)}"
         ) from error
     return config
@@ -68,7 +69,7 @@ def _require_causal(path: Path, config: PreTrainedConfig) -> None:
     served = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ())
     names = (served,) if isinstance(served, str) else served
     if not names or (config.architectures and not set(config.architectures) & set(names)):
-        raise ModelError(
+        raise SettingsError(
             f"model.path: {path} is not a causal language model: its type is "
             f"{config.model_type!r} and its architecture {config.architectures}"
         )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lokr_serve.client import Client, Health, UnavailableError
 from lokr_serve.config import ModelSettings
-from lokr_serve.errors import EngineStoppedError, ModelError
+from lokr_serve.errors import EngineStoppedError, SettingsError
 from lokr_serve.text.load import load_model
 from lokr_serve.text.schedule import Schedule
 from lokr_serve.types import GenerationRequest, TextPrompt
@@ -178,10 +178,10 @@ def test_the_engine_runs_on_as_many_threads_as_are_set(
     assert set(seen) == {3}
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_ends_the_server(tmp_path: Path) -> None:
     """Whoever started it learns why, and no listener is left open."""
     with (
-        pytest.raises(ModelError, match="not a model folder"),
+        pytest.raises(SettingsError, match="not a model folder"),
         running_server(tiny_settings(tmp_path)),
     ):
         pass

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from lokr_serve.client import Client, Health
 from lokr_serve.types import GenerationRequest, SamplingParams, TextPrompt
@@ -74,12 +77,18 @@ def test_a_second_signal_ends_it_at_once(model_folder: Path) -> None:
             assert process.wait(timeout=30) == -signal.SIGTERM
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_of_error(tmp_path: Path) -> None:
-    """The exit code differs from a mistake in the settings."""
+@pytest.mark.parametrize(("has_model", "code"), [(False, 2), (True, 1)])
+def test_a_model_that_cannot_be_loaded_is_one_line_of_error(
+    model_folder: Path, tmp_path: Path, has_model: bool, code: int
+) -> None:
+    """A supervisor tells a mistake in the settings from a model whose files are damaged."""
+    if has_model:
+        shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
+        (tmp_path / "model.safetensors").write_bytes(b"cut off")
     with serving(tmp_path) as process:
         out, err = process.communicate(timeout=60)
 
-    assert process.returncode == 1
+    assert process.returncode == code
     assert out == ""
     assert err.splitlines()[-1].startswith("lokr-serve: model.path")
     assert os.fspath(tmp_path) in err

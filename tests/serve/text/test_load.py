@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from lokr_core import LokrError
 from lokr_serve.config import ModelSettings
-from lokr_serve.errors import ModelError
+from lokr_serve.errors import ModelError, SettingsError
 from lokr_serve.text.load import load_model
 from tests.tiny import save_model, tiny_llama
 
@@ -23,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model", tiny_llama())
 
 
-def refusal(folder: Path, device: str = "cpu") -> str:
-    """Return what a folder is refused with."""
-    with pytest.raises(ModelError) as caught:
+def refusal(folder: Path, device: str = "cpu", kind: type[LokrError] = SettingsError) -> str:
+    """Return what a folder is refused with; most often the setting that names it is wrong."""
+    with pytest.raises(kind) as caught:
         load_model(ModelSettings(path=folder, device=device))
     return str(caught.value)
 
@@ -71,7 +72,7 @@ def test_missing_weights_are_refused(folder: Path) -> None:
     del weights["lm_head.weight"]
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
-    assert "lacks 1 weights, such as 'lm_head.weight'" in refusal(folder)
+    assert "lacks 1 weights, such as 'lm_head.weight'" in refusal(folder, kind=ModelError)
 
 
 def test_a_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     (broken / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
 
-    assert "cannot be loaded" in refusal(broken)
+    assert "cannot be loaded" in refusal(broken, kind=ModelError)
 
 
 @pytest.mark.parametrize("device", ["cuda:0,cuda:1", "gpu", "meta", "cuda:99"])
