@@ -6,6 +6,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+QUANTISED := $(VENV)/.installed-quantised
 
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
@@ -15,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP)
+test: $(STAMP) $(QUANTISED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 check: lint test
@@ -52,4 +53,8 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(QUANTISED): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quantised]'
 	touch $@
