@@ -1,0 +1,141 @@
+"""Reverse maps: names of diffusers on a base with original or fused modules."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lokr_core.formats.binding import FileModule
+from lokr_core.formats.names import ModuleNames
+from lokr_core.layers.discover import discover
+from lokr_core.spec import ModelSpec
+from lokr_core.weights import Rows
+from tests.core.names.bases import FAMILIES, pipeline_spec, sd15, spec_of, tree, wan
+from tests.core.names.rows import found, is_bound, original_names, paths, reached
+
+
+def original_base(modules: dict[str, FileModule]) -> ModelSpec:
+    """Return the spec of a model with the original names."""
+    sizes = (
+        (name, module.targets[0].spec.in_features, module.out_features)
+        for name, module in modules.items()
+    )
+    with torch.device("meta"):
+        return discover(tree(sizes))
+
+
+def links(modules: dict[str, FileModule]) -> set[tuple[str, str, int, int]]:
+    """Return which output of which name is which output of which path, as far as they move."""
+    return {
+        (name, path, *step)
+        for name, module in modules.items()
+        for path, rows in reached(module).items()
+        for step in steps(rows)
+    }
+
+
+def steps(rows: Tensor) -> list[tuple[int, int]]:
+    """Return where runs of outputs begin, in the base and in the file."""
+    values = [-1, *rows.tolist()]
+    return [
+        (at, row)
+        for at, (before, row) in enumerate(pairwise(values))
+        if row >= 0 and (before < 0 or row != before + 1)
+    ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_reverse_undoes_the_map(name: str) -> None:
+    """A file with split names, on a base with fused ones, is put where the fused rows are."""
+    spec = spec_of(FAMILIES[name].make)
+    names = ModuleNames(spec)
+    forward = {original: found(names, original) for original in original_names(spec)}
+
+    reverse_names = ModuleNames(original_base(forward))
+    backward = {path: found(reverse_names, path) for path in spec.modules}
+
+    assert links(backward) == {
+        (path, original, file_row, at) for original, path, at, file_row in links(forward)
+    }
+
+
+def test_several_modules_share_a_fused_one() -> None:
+    """The four parts of FLUX.1's first linear are of two sizes; both follow from its shape."""
+    sizes = [("double_blocks.0.img_attn.qkv", 8, 24), ("vector_in.in_layer", 5, 8)]
+    base = discover(tree([*sizes, ("single_blocks.3.linear1", 8, 56)]))
+    names = ModuleNames(base)
+
+    targets = [
+        found(names, f"single_transformer_blocks.3.{part}").targets[0]
+        for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+    ]
+
+    assert {target.spec.path for target in targets} == {"single_blocks.3.linear1"}
+    assert [target.at for target in targets] == [0, 8, 16, 24]
+    assert [target.rows for target in targets] == [Rows(start=0, stop=8)] * 3 + [
+        Rows(start=0, stop=32)
+    ]
+
+
+def fused_spec() -> ModelSpec:
+    """Return a UNet whose projections diffusers has fused; it keeps the split ones, unused."""
+    model = sd15()
+    assert isinstance(model, nn.Module)
+    fuse = model.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
+    with torch.device("cpu"):
+        fuse.to_qkv = nn.Linear(8, 24, bias=False)
+        fuse.to_added_qkv = nn.Linear(8, 10, bias=False)
+    return discover(model)
+
+
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
+
+
+def test_fused_projections_take_the_place_of_the_split_ones() -> None:
+    """Diffusers no longer calls to_q once it is fused: a delta there would change nothing."""
+    names = ModuleNames(fused_spec())
+
+    module = found(names, f"{ATTENTION}.to_k")
+
+    assert paths(module) == [f"{ATTENTION}.to_qkv"]
+    assert (module.targets[0].at, module.out_features, module.is_whole) == (8, 8, False)
+
+
+def test_split_names_that_join_are_whole_again() -> None:
+    """The original name of a fused projection of a fused base is one whole module."""
+    names = ModuleNames(fused_spec())
+
+    module = found(names, f"{ATTENTION}.to_qkv")
+
+    assert module.is_whole
+    assert paths(module) == [f"{ATTENTION}.to_qkv"]
+
+
+def test_fused_names_reach_split_modules() -> None:
+    """Diffusers' own reader of FLUX.2 files makes names of fused projections."""
+    names = ModuleNames(spec_of(wan))
+
+    module = found(names, "blocks.0.attn1.to_qkv")
+
+    assert paths(module) == [f"blocks.0.attn1.to_{name}" for name in "qkv"]
+    assert [target.rows for target in module.targets] == [
+        Rows(start=24 * index, stop=24 * (index + 1)) for index in range(3)
+    ]
+
+
+def test_names_of_old_attention_processors_are_known() -> None:
+    """Diffusers kept LoRA layers in processors before it used PEFT."""
+    names = ModuleNames(pipeline_spec(unet=sd15))
+
+    for part, path in (("to_q", "to_q"), ("to_out", "to_out.0")):
+        module = found(names, f"unet.{ATTENTION}.processor.{part}_lora")
+        assert paths(module) == [f"unet.{ATTENTION}.{path}"]
+
+
+def test_maps_of_other_families_do_not_apply() -> None:
+    """A FLUX.1 file on a Wan base must find nothing, not a module that happens to fit."""
+    names = ModuleNames(spec_of(wan))
+
+    assert not is_bound(names, "final_layer.linear")
+    assert not is_bound(names, "double_blocks.0.img_attn.qkv")
