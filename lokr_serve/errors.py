@@ -160,5 +160,9 @@ class EngineStoppedError(LokrError):
     """The engine stopped with requests in flight."""
 
 
+class NotServedError(LokrError):
+    """A call belongs to the contract, but this server does not have it."""
+
+
 class NotPermittedError(LokrError):
     """A call is not allowed on this listener."""

@@ -1,8 +1,8 @@
 """AdapterService: converts, and lets the registry do it."""
 
-import grpc
 from grpc.aio import ServicerContext
 
+from lokr_serve.errors import NotServedError
 from lokr_serve.rpc.adapter_conversion import adapter_message, load_spec
 from lokr_serve.rpc.fields import seconds
 from lokr_serve.rpc.gate import Gate
@@ -48,9 +48,8 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[UploadAdapterRequest, UploadAdapterResponse],
     ) -> UploadAdapterResponse:
         """Refuse: files come by the adapter folder for now."""
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            "this server takes no uploads; put the file in its adapter folder and call LoadAdapter",
+        raise NotServedError(
+            "this server takes no uploads; put the file in its adapter folder and call LoadAdapter"
         )
 
     async def UnloadAdapter(

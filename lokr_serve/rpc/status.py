@@ -60,6 +60,7 @@ ERROR_RULES = _rules(
     (lokr_core.MixError, "INVALID_ARGUMENT", "MIX"),
     (errors.SourceError, "INVALID_ARGUMENT", "SOURCE"),
     (errors.NotPermittedError, "PERMISSION_DENIED", "NOT_PERMITTED"),
+    (errors.NotServedError, "UNIMPLEMENTED", "NOT_SERVED"),
     (errors.DeadlineError, "DEADLINE_EXCEEDED", "DEADLINE"),
     # The life of an adapter.
     (errors.AdapterNotFoundError, "NOT_FOUND", "ADAPTER_NOT_FOUND"),
