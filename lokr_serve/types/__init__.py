@@ -1,0 +1,73 @@
+"""The values that travel between the edge and the engines; no protobuf and no torch in sight."""
+
+from lokr_serve.types.adapters import (
+    AdapterFailure,
+    AdapterOverrides,
+    AdapterState,
+    AdapterStatus,
+    LoadSpec,
+    ScaleReport,
+)
+from lokr_serve.types.replies import (
+    Chunk,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    ResolvedAdapter,
+    Started,
+    Timing,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from lokr_serve.types.requests import (
+    AdapterWeight,
+    ApplyMode,
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    is_request_id,
+)
+from lokr_serve.types.sampling import (
+    MAX_LOGPROBS,
+    MAX_SEQUENCES,
+    MAX_STOP_BYTES,
+    MAX_STOP_SEQUENCES,
+    SamplingParams,
+)
+
+__all__ = [
+    "MAX_LOGPROBS",
+    "MAX_SEQUENCES",
+    "MAX_STOP_BYTES",
+    "MAX_STOP_SEQUENCES",
+    "AdapterFailure",
+    "AdapterOverrides",
+    "AdapterState",
+    "AdapterStatus",
+    "AdapterWeight",
+    "ApplyMode",
+    "ChatMessage",
+    "ChatPrompt",
+    "Chunk",
+    "FinishReason",
+    "Finished",
+    "GenerationEvent",
+    "GenerationRequest",
+    "LoadSpec",
+    "Prompt",
+    "ResolvedAdapter",
+    "SamplingParams",
+    "ScaleReport",
+    "Started",
+    "TextPrompt",
+    "Timing",
+    "TokenLogprob",
+    "TokenPrompt",
+    "TopLogprob",
+    "Usage",
+    "is_request_id",
+]

@@ -1,0 +1,74 @@
+"""What a request for text asks for."""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from lokr_serve.types.sampling import SamplingParams
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def is_request_id(text: str) -> bool:
+    """Return whether ``text`` may name a request: it goes into logs and call metadata."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
+class ApplyMode(Enum):
+    """How a request wants its mix applied."""
+
+    AUTO = "auto"
+    UNMERGED = "unmerged"
+    MERGED = "merged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterWeight:
+    """One adapter as a request names it."""
+
+    adapter_id: str
+    weight: float = 1.0
+    module_weights: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    """Plain text; gets the tokenizer's special tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrompt:
+    """Token ids, used as they are."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, rendered with the tokenizer's chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request for text; its parts are checked."""
+
+    prompt: Prompt
+    adapters: tuple[AdapterWeight, ...] = ()  # none is the base model
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    request_id: str = ""  # drawn by the server if empty
+    apply_mode: ApplyMode = ApplyMode.AUTO
