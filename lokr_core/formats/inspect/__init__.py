@@ -1,0 +1,1 @@
+"""What a file of an adapter holds, and how it fits a base model."""

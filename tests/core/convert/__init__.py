@@ -1,0 +1,1 @@
+"""Adapters in other layouts, held against the trainers' own loaders."""
