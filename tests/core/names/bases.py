@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from diffusers import (
@@ -202,6 +203,7 @@ def tree(sizes: Iterable[tuple[str, int, int]]) -> nn.Module:
     return root
 
 
+@cache
 def spec_of(make: Maker) -> ModelSpec:
     """Return the spec of a model that is made without memory."""
     with torch.device("meta"):
