@@ -1,44 +1,76 @@
 """What is told of an adapter beside its numbers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lokr_core.adapter import AdapterInfo, ScaleSource
-from lokr_core.formats.keys import Binding
+from lokr_core.formats.binding import Binding
 from lokr_core.formats.modules import ModuleReader, ReadModule
+from lokr_core.formats.tensors import trained_path
+from lokr_core.spec import ModelSpec
+from lokr_core.weights import ModuleWeights
+
+_NO_PARAMETERS = frozenset({"alpha", "scale", "bias_indices", "bias_size"})
 
 
 def describe(
-    reader: ModuleReader, modules: Sequence[ReadModule], binding: Binding, digest: str
+    reader: ModuleReader,
+    modules: Sequence[ReadModule],
+    weights: Mapping[str, ModuleWeights],
+    binding: Binding,
+    digest: str,
 ) -> AdapterInfo:
-    """Return what is known of an adapter that was read, warnings included."""
-    algorithms = {module.form.algorithm for module in modules}
-    if any(module.weights.gain is not None for module in modules):
-        algorithms.add("dora")
-    scales = Counter(module.scale.source for module in modules)
+    """Return what is known of an adapter that was read, warnings included.
+
+    Args:
+        reader: What its modules have in common.
+        modules: The modules of the file as they were read.
+        weights: What they do to the modules of the base, by path.
+        binding: Where the file's tensors belong.
+        digest: Of the tensor file.
+    """
+    scales = Counter(module.scale.source for module in modules if module.scale is not None)
     return AdapterInfo(
         format="peft" if reader.is_peft else "lycoris",
-        algorithms=tuple(sorted(algorithms)),
+        algorithms=tuple(sorted({name for module in modules for name in module.algorithms})),
         digest=digest,
         num_parameters=sum(
             entry.value.numel()
             for module in modules
-            for leaf, entry in module.tensors.by_leaf.items()
-            if leaf != "alpha"
+            for leaf, entry in module.module.by_leaf.items()
+            if leaf not in _NO_PARAMETERS
         ),
         scales=tuple(ScaleSource(source=s, num_modules=n) for s, n in sorted(scales.items())),
-        warnings=tuple(_warnings(reader, modules, binding)),
+        warnings=(
+            *_unmatched(binding),
+            *_notes(reader, modules),
+            *_resized(reader.spec, weights),
+        ),
     )
 
 
-def _warnings(
-    reader: ModuleReader, modules: Sequence[ReadModule], binding: Binding
-) -> Iterator[str]:
+def _unmatched(binding: Binding) -> Iterator[str]:
     if binding.unmatched:
         keys = ", ".join(repr(key) for key in binding.unmatched)
         yield f"{len(binding.unmatched)} tensors match no module and were left out: {keys}"
-    cautions = Counter(module.scale.caution for module in modules if module.scale.caution)
-    for caution, num_modules in cautions.items():
-        yield f"{num_modules} modules {caution}"
+
+
+def _notes(reader: ModuleReader, modules: Sequence[ReadModule]) -> Iterator[str]:
+    notes = Counter(note for module in modules for note in module.notes)
+    for note, num_modules in notes.items():
+        yield f"{num_modules} modules {note}"
     if reader.config is not None:
-        yield from reader.config.warnings([module.tensors.spec.path for module in modules])
+        trained = [trained_path(m.module) for m in modules if m.form is not None]
+        yield from reader.config.warnings(trained)
+
+
+def _resized(spec: ModelSpec, weights: Mapping[str, ModuleWeights]) -> Iterator[str]:
+    """Yield the modules that are replaced by one of another size."""
+    for path, module in weights.items():
+        weight = None if module.replacement is None else module.replacement.weight
+        size = spec.modules[path].out_features
+        if weight is not None and len(weight) != size:
+            yield (
+                f"module {path!r} of {size} outputs is replaced by one of {len(weight)}; "
+                "its change of weights is not defined, and left out of them"
+            )

@@ -1,17 +1,22 @@
 """ModuleReader: what the tensors of one module do to it, with the scale that belongs to them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lokr_core.errors import (
-    AdapterConfigError,
-    AdapterMismatchError,
-    AdapterTensorError,
-    UnsupportedModuleError,
-)
-from lokr_core.formats.forms import DeltaForm, read_form
-from lokr_core.formats.gain import PEFT_LEAF, read_gain
-from lokr_core.formats.keys import ModuleTensors
+from lokr_core.errors import AdapterConfigError, AdapterTensorError
+from lokr_core.formats.binding import FileModule
+from lokr_core.formats.forms import MAGNITUDES, read_form
+from lokr_core.formats.full import read_bias, read_residual, read_vector
+from lokr_core.formats.gain import PEFT_LEAF, GainContext, read_gain
+from lokr_core.formats.parts import DeltaForm, FormContext
 from lokr_core.formats.peft import LEAVES, PeftConfig
+from lokr_core.formats.place import Change
+from lokr_core.formats.replaced import (
+    REPLACED_LEAVES,
+    file_weight,
+    read_replaced,
+    with_replaced,
+)
 from lokr_core.formats.scale import (
     Scale,
     ScaleOverrides,
@@ -19,19 +24,26 @@ from lokr_core.formats.scale import (
     caller_scale,
     config_scale,
     file_scale,
+    full_delta_scale,
+    stored_scale,
 )
+from lokr_core.formats.tensors import WeightShape, trained_path
 from lokr_core.spec import ModelSpec
-from lokr_core.weights import ModuleWeights
+
+_NEED_FACTORS = ("alpha", "scale", *sorted(MAGNITUDES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReadModule:
-    """One module of an adapter, read."""
+    """One module of a file, read."""
 
-    tensors: ModuleTensors
-    form: DeltaForm
-    scale: Scale
-    weights: ModuleWeights
+    module: FileModule
+    name: str  # as the base has it, if it is one of its modules, or as the file has it
+    form: DeltaForm | None  # None if it has no delta of its weight
+    scale: Scale | None  # of the form
+    change: Change
+    algorithms: tuple[str, ...]
+    notes: tuple[str, ...]  # what to tell a careful user, "N modules" before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,48 +56,96 @@ class ModuleReader:
     is_peft: bool
     overrides: ScaleOverrides
 
-    def read(self, tensors: ModuleTensors) -> ReadModule:
+    def read(self, module: FileModule) -> ReadModule:
         """Read one module.
 
         Raises:
             AdapterError: The tensors cannot be served, or do not fit the module.
         """
-        spec = tensors.spec
-        if spec.refusal is not None:
-            raise UnsupportedModuleError(spec.path, spec.refusal)
-        if not spec.kind.is_linear:
-            raise UnsupportedModuleError(
-                spec.path, f"a change of its {spec.kind.value} is not served"
-            )
+        shape = WeightShape.of(module)
+        replaced = read_replaced(module, shape)
+        shape = replace(shape, out_features=replaced.out_features or shape.out_features)
+        dtype = self.spec.compute_dtype
+        form = read_form(module, FormContext(shape=shape, dtype=dtype, is_peft=self.is_peft))
+        if form is None:
+            _check_need_no_factors(module)
         if self.config is not None:
-            _check_leaves(tensors, self.config)
-        form = read_form(tensors, self.spec.compute_dtype)
-        if form.delta.shape != spec.shape:
-            raise AdapterMismatchError(spec.path, found=form.delta.shape, expected=spec.shape)
-        scale = self._scale(tensors, form)
-        delta = replace(form.delta, scale=scale.value)
-        gain = read_gain(tensors, delta, self.spec.compute_dtype)
-        weights = ModuleWeights.of(delta, gain)
-        return ReadModule(tensors=tensors, form=form, scale=scale, weights=weights)
+            _check_peft(module, self.config, has_delta=form is not None)
+        scale = None if form is None else self._scale(module, form)
+        change = self._deltas(module, shape, form, scale)
+        if MAGNITUDES & module.by_leaf.keys():
+            weight = file_weight(module) if replaced.base_weight is None else replaced.base_weight
+            context = GainContext(shape=shape, weight=weight, dtype=dtype)
+            gain = read_gain(module, change.deltas, context)
+            change = replace(change, gain=gain)
+        caution = None if scale is None else scale.caution
+        whole = with_replaced(module, change, replaced, dtype)
+        return ReadModule(
+            module=module,
+            name=shape.name,
+            form=form,
+            scale=scale,
+            change=whole,
+            algorithms=tuple(_algorithms(form, change, whole)),
+            notes=replaced.notes if caution is None else (caution, *replaced.notes),
+        )
 
-    def _scale(self, tensors: ModuleTensors, form: DeltaForm) -> Scale:
-        if self.overrides.scale is not None:
+    def _scale(self, module: FileModule, form: DeltaForm) -> Scale:
+        if self.overrides.scale is not None and form.has_ratio:
             return Scale(value=self.overrides.scale, source="scale_override")
         if self.config is not None:
-            return config_scale(tensors, form, self.config, self.overrides)
+            return config_scale(module, form, self.config, self.overrides)
+        if "scale" in module.by_leaf and not self.overrides.has_ratio:
+            return stored_scale(module.by_leaf["scale"])
+        if not form.has_ratio:
+            return full_delta_scale(module, self.overrides)
         if self.is_peft:
-            return caller_scale(tensors, form, self.overrides)
-        return file_scale(tensors, form, self.notes, self.overrides)
+            return caller_scale(module, form, self.overrides)
+        return file_scale(module, form, self.notes, self.overrides)
+
+    def _deltas(
+        self, module: FileModule, shape: WeightShape, form: DeltaForm | None, scale: Scale | None
+    ) -> Change:
+        """Return what is added to the parameters of a module."""
+        value = 1.0 if scale is None else scale.value
+        delta = None if form is None else replace(form.delta, scale=value)
+        deltas = (delta, read_residual(module, shape))
+        return Change(
+            deltas=tuple(delta for delta in deltas if delta is not None),
+            vector=read_vector(module, shape),
+            bias=read_bias(module, shape, value, self.spec.compute_dtype),
+        )
 
 
-def _check_leaves(tensors: ModuleTensors, config: PeftConfig) -> None:
+def _algorithms(form: DeltaForm | None, change: Change, whole: Change) -> Iterator[str]:
+    """Yield the names of all that is done to a module."""
+    if form is not None:
+        yield form.algorithm
+    if change.gain is not None:
+        yield "dora"
+    if change.vector is not None:
+        yield "norm"
+    elif change.bias is not None and form is None:
+        yield "bias"
+    if whole.replacement is not None:
+        yield "replacement"
+
+
+def _check_need_no_factors(module: FileModule) -> None:
+    """Check that nothing is left of a module whose factors the file does not hold."""
+    for leaf in _NEED_FACTORS:
+        if leaf in module.by_leaf:
+            problem = "stands alone: the file has no factors for its module"
+            raise AdapterTensorError(module.by_leaf[leaf].key, problem)
+
+
+def _check_peft(module: FileModule, config: PeftConfig, *, has_delta: bool) -> None:
     """Check that the module holds what PEFT writes for this type, no more and no less."""
-    for leaf, entry in tensors.by_leaf.items():
-        if leaf not in LEAVES[config.peft_type]:
+    for leaf, entry in module.by_leaf.items():
+        if leaf not in LEAVES[config.peft_type] | REPLACED_LEAVES:
             problem = f"is no part of an adapter of peft_type {config.peft_type}"
             raise AdapterTensorError(entry.key, problem)
-    if config.use_dora != (PEFT_LEAF in tensors.by_leaf):
+    if has_delta and config.use_dora != (PEFT_LEAF in module.by_leaf):
         said, found = ("true", "no") if config.use_dora else ("false", "a")
-        path = tensors.spec.path
-        problem = f"is {said}, but module {path!r} has {found} {PEFT_LEAF}"
+        problem = f"is {said}, but module {trained_path(module)!r} has {found} {PEFT_LEAF}"
         raise AdapterConfigError("use_dora", problem)

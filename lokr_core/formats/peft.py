@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lokr_core.errors import AdapterConfigError, listed, quoted
+from lokr_core.formats import loha, lokr, lora
 from lokr_core.formats.patterns import Pattern, PatternError, StepBudget, Subject
 from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.targets import Targets
@@ -14,22 +15,20 @@ CONFIG_NAME = "adapter_config.json"
 Number = TypeVar("Number", int, float)
 
 LEAVES: Mapping[str, frozenset[str]] = {
-    "LOKR": frozenset({f"lokr_w{i}{part}" for i in (1, 2) for part in ("", "_a", "_b")}),
-    "LOHA": frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
-    "LORA": frozenset({"lora_up", "lora_down", "lora_magnitude_vector"}),
+    "LOKR": lokr.LEAVES,
+    "LOHA": loha.LEAVES,
+    "LORA": lora.LEAVES | lora.EMBEDDING_LEAVES | {"lora_magnitude_vector"},
 }
+_BIASES = ("none", "all", "lora_only")  # which biases were trained; the file holds those that were
 
 # What changes the result and is not served: refused unless it is unset.
 _REFUSED = (
     "alora_invocation_tokens",
     "arrow_config",
-    "bias",
     "ensure_weight_tying",
     "kasa_config",
     "layer_replication",
-    "lora_bias",
     "megatron_config",
-    "modules_to_save",
     "monteclora_config",
     "target_parameters",
     "trainable_token_indices",
@@ -45,6 +44,7 @@ _WITHOUT_EFFECT = frozenset(
     [
         "auto_mapping",
         "base_model_name_or_path",
+        "bias",
         "corda_config",
         "decompose_both",
         "decompose_factor",
@@ -55,11 +55,13 @@ _WITHOUT_EFFECT = frozenset(
         "init_weights",
         "layers_pattern",
         "layers_to_transform",
+        "lora_bias",
         "loftq_config",
         "lora_dropout",
         "lora_ga_config",
         "megatron_core",
         "module_dropout",
+        "modules_to_save",
         "peft_version",
         "qalora_group_size",
         "rank_dropout",
@@ -147,6 +149,8 @@ def parse_config(text: bytes) -> PeftConfig:
             "peft_type", f"{quoted(peft_type)} is not one of {', '.join(LEAVES)}"
         )
     _refuse_unserved(fields)
+    if fields.get("bias", "none") not in _BIASES:
+        raise AdapterConfigError("bias", f"{quoted(fields['bias'])} is not one of {_BIASES}")
     is_lora = peft_type == "LORA"
     return PeftConfig(
         peft_type=peft_type,

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from lokr_core.adapter import Adapter, AdapterInfo
 from lokr_core.errors import AdapterFileError, UnmatchedKeysError
+from lokr_core.formats.binding import Binding, bind
 from lokr_core.formats.file import FileContent, TensorFile, parse_file
 from lokr_core.formats.info import describe
-from lokr_core.formats.keys import Binding, bind, is_peft_style
 from lokr_core.formats.modules import ModuleReader
+from lokr_core.formats.names import ModuleNames, is_peft_style
 from lokr_core.formats.peft import parse_config
+from lokr_core.formats.place import place
 from lokr_core.formats.recipe import Recipe, recipe_of
 from lokr_core.formats.scale import ScaleOverrides, TrainerNotes
 from lokr_core.formats.source import default_id, open_source
@@ -61,6 +63,7 @@ class AdapterReader:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
+        self._names = ModuleNames(spec)
         self._lock = threading.Lock()
         self._recipes: OrderedDict[_Kind, Recipe] = OrderedDict()  # least recently used first
 
@@ -100,13 +103,16 @@ class AdapterReader:
     def _read_step_by_step(self, kind: _Kind, file: FileContent) -> _Content:
         tensor_file = parse_file(file)
         reader = self._module_reader(kind, tensor_file)
-        binding = bind(tensor_file.tensors, self._spec)
-        modules = [reader.read(tensors) for tensors in binding.modules]
+        binding = bind(tensor_file.tensors, self._names)
+        modules = [reader.read(module) for module in binding.modules]
         _check_complete(binding, file.path, partial=kind.options.partial)
-        packed = pack({module.tensors.spec.path: module.weights for module in modules})
+        weights = place((module.module, module.change) for module in modules)
+        if not weights:
+            raise AdapterFileError(f"{file.path}: holds no change of the base model")
+        packed = pack(weights)
         packed = with_layout(packed, self._spec.shared_layout(packed.layout))
-        info = describe(reader, modules, binding, file.digest())
-        recipe = recipe_of(file.content, modules, packed, info)
+        info = describe(reader, modules, weights, binding, file.digest())
+        recipe = recipe_of(file.content, binding, weights, packed, info)
         if recipe is not None:
             self._keep(kind, recipe)
         return _Content(packed=packed, info=info)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from lokr_core.adapter import AdapterInfo
+from lokr_core.formats.binding import Binding
 from lokr_core.formats.file import memory
-from lokr_core.formats.forms import is_finite
-from lokr_core.formats.modules import ReadModule
+from lokr_core.formats.replaced import REPLACED_LEAVES
+from lokr_core.formats.tensors import is_finite
 from lokr_core.layout import AdapterLayout, PackedFactors, tensors_of
+from lokr_core.weights import FullFactor, LokrWeights, ModuleWeights
 
 Span = tuple[int, int]  # bytes of the file, from and to
+_NUMBERS = ("alpha", "scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,8 +44,8 @@ class Recipe:
     pieces: _Pieces
     fillers: Sequence[Tensor]  # what the file does not hold: zeros, and the w1 of a LoRA
     order: Sequence[int]  # in the buffer: i is piece i, and -1 - i is filler i
-    alphas: bytes
-    alpha_spans: Sequence[Span]
+    numbers: bytes  # alphas and scales: what follows from them is in the recipe
+    number_spans: Sequence[Span]
     layout: AdapterLayout
     scales: Tensor
     info: AdapterInfo
@@ -53,7 +56,7 @@ class Recipe:
         Args:
             content: The file's bytes; its header is that of the file that the recipe is of.
         """
-        if _bytes_at(content, self.alpha_spans) != self.alphas:
+        if _bytes_at(content, self.number_spans) != self.numbers:
             return None
         pieces = [*self.pieces.cut(content), *reversed(self.fillers)]
         buffer = torch.cat([pieces[index] for index in self.order])
@@ -71,30 +74,41 @@ class _Placed:
 
 
 def recipe_of(
-    content: Tensor, modules: Sequence[ReadModule], packed: PackedFactors, info: AdapterInfo
+    content: Tensor,
+    binding: Binding,
+    weights: Mapping[str, ModuleWeights],
+    packed: PackedFactors,
+    info: AdapterInfo,
 ) -> Recipe | None:
     """Return the recipe by which a file was packed, or None if more was done than moving tensors.
 
     Args:
-        content: The file's bytes, of which the modules' tensors are views.
-        modules: The modules as they were read.
-        packed: Their factors in one buffer.
+        content: The file's bytes, of which the tensors are views.
+        binding: The tensors that its modules were read from.
+        weights: What they do to the modules of the base, by path.
+        packed: The same in one buffer.
         info: What is known of the adapter.
     """
+    leaves = [(leaf, entry.value) for m in binding.modules for leaf, entry in m.by_leaf.items()]
+    if any(leaf in REPLACED_LEAVES for leaf, _ in leaves):
+        return None  # what equals the base's is left out, which each file's values tell
     dtype = packed.buffer.dtype
-    placed = sorted(_place(content, modules, packed), key=lambda item: item.offset)
-    alphas = [m.tensors.by_leaf["alpha"].value for m in modules if "alpha" in m.tensors.by_leaf]
-    spans = [span for alpha in alphas if (span := _span(content, alpha)) is not None]
-    if len(spans) < len(alphas) or not all(_is_moved(item, dtype) for item in placed):
+    placed = sorted(_place(content, weights, packed), key=lambda item: item.offset)
+    numbers = [value for leaf, value in leaves if leaf in _NUMBERS]
+    spans = [span for number in numbers if (span := _span(content, number)) is not None]
+    if len(spans) < len(numbers) or not all(_is_moved(item, dtype) for item in placed):
         return None
-    pieces, index_by_span = _cuts([item.span for item in placed if item.span], dtype)
+    cuts = _cuts([item.span for item in placed if item.span], dtype)
+    if cuts is None:
+        return None
+    pieces, index_by_span = cuts
     fillers, order = _arrange(placed, index_by_span, packed.buffer)
     return Recipe(
         pieces=pieces,
         fillers=fillers,
         order=order,
-        alphas=_bytes_at(content, spans),
-        alpha_spans=spans,
+        numbers=_bytes_at(content, spans),
+        number_spans=spans,
         layout=packed.layout,
         scales=packed.scales,
         info=info,
@@ -102,24 +116,35 @@ def recipe_of(
 
 
 def _place(
-    content: Tensor, modules: Sequence[ReadModule], packed: PackedFactors
+    content: Tensor, weights: Mapping[str, ModuleWeights], packed: PackedFactors
 ) -> Iterator[_Placed]:
     """Yield where each tensor of the modules lies in the buffer and in the file."""
-    for module in modules:
-        slots = packed.layout.modules[module.tensors.spec.path]
+    for path, module in weights.items():
+        slots = packed.layout.modules[path]
         in_buffer = tensors_of(slots.view(packed.buffer, [1.0] * len(slots.leading_sizes)))
-        is_lora = module.form.algorithm == "lora" and module.weights.gain is None
-        for view, tensor in zip(in_buffer, tensors_of(module.weights), strict=True):
+        ones = _ones(module)
+        for view, tensor in zip(in_buffer, tensors_of(module), strict=True):
             yield _Placed(
                 tensor=tensor,
                 offset=int(view.storage_offset()),
                 span=_span(content, tensor),
-                is_constant=is_lora and tensor.numel() == 1,
+                is_constant=any(tensor is one for one in ones),
             )
 
 
+def _ones(module: ModuleWeights) -> list[Tensor]:
+    """Return what may be the w1 of a LoRA: no other w1 is made up rather than in the file."""
+    return [
+        term.delta.w1.matrix
+        for term in module.terms
+        if isinstance(term.delta, LokrWeights) and isinstance(term.delta.w1, FullFactor)
+    ]
+
+
 def _span(content: Tensor, tensor: Tensor) -> Span | None:
-    """Return the bytes of the file that a tensor is a view of, or None if it is none."""
+    """Return the bytes of the file that a tensor is, or None if it does not lie there in one."""
+    if not tensor.is_contiguous():
+        return None
     if tensor.untyped_storage().data_ptr() != content.untyped_storage().data_ptr():
         return None
     begin = tensor.data_ptr() - content.data_ptr()
@@ -133,13 +158,18 @@ def _is_moved(item: _Placed, dtype: torch.dtype) -> bool:
     return item.tensor.dtype is dtype and item.span[0] % dtype.itemsize == 0
 
 
-def _cuts(spans: Sequence[Span], dtype: torch.dtype) -> tuple[_Pieces, dict[Span, int]]:
-    """Return how to cut the file so that each span is a piece, and the index of each."""
-    spans = sorted(spans)
+def _cuts(spans: Sequence[Span], dtype: torch.dtype) -> tuple[_Pieces, dict[Span, int]] | None:
+    """Return how to cut the file so that each span is a piece, and the index of each.
+
+    Modules of the base may share a piece, but not a part of one: then there is no cut.
+    """
+    spans = sorted(set(spans))
     first, end = spans[0][0], spans[0][0]
     sizes: list[int] = []
     index_by_span: dict[Span, int] = {}
     for span in spans:
+        if span[0] < end:
+            return None
         if span[0] > end:
             sizes.append((span[0] - end) // dtype.itemsize)
         index_by_span[span] = len(sizes)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
-from lokr_core.formats.forms import DeltaForm
-from lokr_core.formats.keys import ModuleTensors, NamedTensor
+from lokr_core.formats.binding import FileModule, NamedTensor
+from lokr_core.formats.parts import DeltaForm
 from lokr_core.formats.peft import CONFIG_NAME, PeftConfig
 from lokr_core.formats.strict_json import parse_json
+from lokr_core.formats.tensors import trained_path
 
 DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984
 
@@ -71,14 +72,14 @@ class TrainerNotes:
 
 
 def config_scale(
-    module: ModuleTensors, form: DeltaForm, config: PeftConfig, overrides: ScaleOverrides
+    module: FileModule, form: DeltaForm, config: PeftConfig, overrides: ScaleOverrides
 ) -> Scale:
     """Return the scale that PEFT applies: alpha / r always, even when both factors are full.
 
     Raises:
         AdapterConfigError: The configuration's rank is not that of the tensors.
     """
-    path = module.spec.path
+    path = trained_path(module)
     alpha = overrides.alpha if overrides.alpha is not None else config.alpha_of(path)
     rank = overrides.rank if overrides.rank is not None else config.rank_of(path)
     if overrides.rank is None and form.rank not in (None, rank):
@@ -97,7 +98,7 @@ def config_scale(
     return Scale(value=alpha / rank, source=overrides.ratio_source(f"alpha/r of {CONFIG_NAME}"))
 
 
-def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: ScaleOverrides) -> Scale:
+def caller_scale(module: FileModule, form: DeltaForm, overrides: ScaleOverrides) -> Scale:
     """Return the scale of PEFT's tensors without PEFT's configuration, which only a caller knows.
 
     Raises:
@@ -114,8 +115,29 @@ def caller_scale(module: ModuleTensors, form: DeltaForm, overrides: ScaleOverrid
     return Scale(value=overrides.alpha / rank, source=overrides.ratio_source("alpha/rank"))
 
 
+def stored_scale(entry: NamedTensor) -> Scale:
+    """Return the scale that a file gives as such, which wins over its alpha.
+
+    Raises:
+        AdapterTensorError: It is not one finite number.
+    """
+    value = _number(entry)
+    if not math.isfinite(value):
+        raise AdapterTensorError(entry.key, f"is {value}, which is no scale; give scale_override")
+    return Scale(value=value, source="scale of the file")
+
+
+def full_delta_scale(module: FileModule, overrides: ScaleOverrides) -> Scale:
+    """Return the scale of a whole difference, which has none: neither file nor caller gives one."""
+    is_given = overrides.scale is not None or overrides.has_ratio
+    caution = "are whole differences, to which no scale, alpha or rank applies"
+    is_unused = is_given or "alpha" in module.by_leaf
+    source = "1: a whole difference has no scale"
+    return Scale(value=1.0, source=source, caution=caution if is_unused else None)
+
+
 def file_scale(
-    module: ModuleTensors, form: DeltaForm, notes: TrainerNotes, overrides: ScaleOverrides
+    module: FileModule, form: DeltaForm, notes: TrainerNotes, overrides: ScaleOverrides
 ) -> Scale:
     """Return the scale of the LyCORIS family: alpha / rank, but 1 when both factors are full.
 

@@ -12,7 +12,7 @@ from typer import Argument, Option
 import lokr_core
 from lokr_core import Adapted, Adapter, AdapterMix
 from lokr_core.formats.file import parse_file
-from lokr_core.formats.keys import is_peft_style
+from lokr_core.formats.names import is_peft_style
 from lokr_core.formats.source import open_source
 from lokr_serve.cli.command import JsonFlag
 from lokr_serve.cli.output import print_facts, print_json

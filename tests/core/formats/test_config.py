@@ -25,14 +25,11 @@ from tests.core.formats.hand_made import (
 REFUSED: dict[str, Any] = {
     "alora_invocation_tokens": [1, 2],
     "arrow_config": {"top_k": 3},
-    "bias": "lora_only",
     "ensure_weight_tying": True,
     "init_lora_weights": "pissa_niter_16",
     "kasa_config": {"beta": 1},
     "layer_replication": [[0, 2]],
-    "lora_bias": True,
     "megatron_config": {"a": 1},
-    "modules_to_save": ["lm_head"],
     "monteclora_config": {"a": 1},
     "target_parameters": ["experts.w"],
     "trainable_token_indices": [5],
@@ -105,6 +102,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
         {"target_modules": "("},
         r"^target_modules: '\(' is no pattern",
     ),
+    "biases of another kind": ({"bias": "some"}, "^bias: 'some' is not one of"),
     "excluded that are numbers": ({"exclude_modules": [3]}, "^exclude_modules: .* neither"),
 }
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lokr_core.formats import read_adapter
-from lokr_core.formats.forms import is_finite
+from lokr_core.formats.tensors import is_finite
 from lokr_core.layers.discover import discover
 from tests.core.formats.hand_made import draw, write
 
