@@ -7,7 +7,7 @@ from itertools import combinations
 from torch import Tensor
 
 from lokr_core.errors import AdapterTensorError
-from lokr_core.formats.leaves import KeyParts, split_key, unserved_algorithm
+from lokr_core.formats.leaves import split_key, unserved_algorithm
 from lokr_core.formats.names import ModuleNames
 from lokr_core.formats.places import Place, overlap
 from lokr_core.spec import ModelSpec, ModuleSpec
@@ -70,6 +70,17 @@ class _Found:
     name: str
     by_leaf: dict[str, NamedTensor]
 
+    def add(self, leaf: str, tensor: NamedTensor) -> None:
+        """Add a tensor that no other may be the same part as."""
+        other = self.by_leaf.setdefault(leaf, tensor)
+        if other is not tensor:
+            raise AdapterTensorError(tensor.key, f"gives the same factor as {other.key!r}")
+
+    def at(self, place: Place, spec: ModelSpec) -> FileModule:
+        """Return the module, now that all its tensors are known."""
+        targets = tuple(_targets(place, spec))
+        return FileModule(name=self.name, by_leaf=self.by_leaf, targets=targets)
+
 
 def bind(tensors: Mapping[str, Tensor], names: ModuleNames) -> Binding:
     """Find where each tensor of a file belongs.
@@ -82,32 +93,27 @@ def bind(tensors: Mapping[str, Tensor], names: ModuleNames) -> Binding:
         AdapterTensorError: A tensor is of an algorithm that is not served, its name may mean more
             than one module, or it changes what another tensor changes.
     """
+    places: dict[str, Place | None] = {}
     found: dict[Place, _Found] = {}
     unmatched = []
     for key, value in tensors.items():
         parts = split_key(key)
-        place = _place(key, parts, names) if parts else None
+        if parts is not None and parts.module not in places:
+            places[parts.module] = _place(key, parts.module, names)
+        place = None if parts is None else places[parts.module]
         if parts is None or place is None:
             _refuse_unserved(key)
             unmatched.append(key)
             continue
         module = found.setdefault(place, _Found(name=parts.module, by_leaf={}))
-        if parts.leaf in module.by_leaf:
-            other = module.by_leaf[parts.leaf].key
-            raise AdapterTensorError(key, f"gives the same factor as {other!r}")
-        module.by_leaf[parts.leaf] = NamedTensor(key=key, value=value)
+        module.add(parts.leaf, NamedTensor(key=key, value=value))
     _check_apart(found)
-    modules = tuple(
-        FileModule(
-            name=module.name, by_leaf=module.by_leaf, targets=tuple(_targets(place, names.spec))
-        )
-        for place, module in found.items()
-    )
-    return Binding(modules=modules, unmatched=tuple(unmatched))
+    modules = (module.at(place, names.spec) for place, module in found.items())
+    return Binding(modules=tuple(modules), unmatched=tuple(unmatched))
 
 
-def _place(key: str, parts: KeyParts, names: ModuleNames) -> Place | None:
-    places = names.find(parts.module)
+def _place(key: str, name: str, names: ModuleNames) -> Place | None:
+    places = names.find(name)
     if len(places) > 1:
         meanings = sorted({", ".join(span.path for span in place) for place in places})
         raise AdapterTensorError(key, f"may mean any of the modules {' or '.join(meanings)}")

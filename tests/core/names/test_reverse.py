@@ -4,14 +4,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from diffusers.models.attention import AttentionMixin
+from torch import Tensor
 
 from lokr_core.formats.binding import FileModule
 from lokr_core.formats.names import ModuleNames
 from lokr_core.layers.discover import discover
 from lokr_core.spec import ModelSpec
 from lokr_core.weights import Rows
-from tests.core.names.bases import FAMILIES, pipeline_spec, sd15, spec_of, tree, wan
+from tests.core.names.bases import FAMILIES, flux2, pipeline_spec, sd15, spec_of, tree, wan
 from tests.core.names.rows import found, is_bound, original_names, paths, reached
 
 
@@ -79,34 +80,35 @@ def test_several_modules_share_a_fused_one() -> None:
 
 
 def fused_spec() -> ModelSpec:
-    """Return a UNet whose projections diffusers has fused; it keeps the split ones, unused."""
-    model = sd15()
-    assert isinstance(model, nn.Module)
-    fuse = model.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
-    with torch.device("cpu"):
-        fuse.to_qkv = nn.Linear(8, 24, bias=False)
-        fuse.to_added_qkv = nn.Linear(8, 10, bias=False)
+    """Return a FLUX.2 whose projections diffusers has fused; it keeps the split ones, unused."""
+    model = flux2()
+    assert isinstance(model, AttentionMixin)
+    model.fuse_qkv_projections()
     return discover(model)
 
 
-ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
+ATTENTION = "transformer_blocks.1.attn"
 
 
-def test_fused_projections_take_the_place_of_the_split_ones() -> None:
-    """Diffusers no longer calls to_q once it is fused: a delta there would change nothing."""
+@pytest.mark.parametrize(
+    ("part", "fused", "at"), [("to_k", "to_qkv", 8), ("add_v_proj", "to_added_qkv", 16)]
+)
+def test_fused_projections_take_the_place_of_the_split_ones(part: str, fused: str, at: int) -> None:
+    """Once they are fused, to_q is no longer called: a delta there would change nothing."""
     names = ModuleNames(fused_spec())
 
-    module = found(names, f"{ATTENTION}.to_k")
+    module = found(names, f"{ATTENTION}.{part}")
 
-    assert paths(module) == [f"{ATTENTION}.to_qkv"]
-    assert (module.targets[0].at, module.out_features, module.is_whole) == (8, 8, False)
+    assert paths(module) == [f"{ATTENTION}.{fused}"]
+    assert (module.targets[0].at, module.out_features, module.is_whole) == (at, 8, False)
 
 
-def test_split_names_that_join_are_whole_again() -> None:
-    """The original name of a fused projection of a fused base is one whole module."""
+@pytest.mark.parametrize("name", [f"{ATTENTION}.to_qkv", "double_blocks.1.img_attn.qkv"])
+def test_names_of_fused_modules_mean_a_fused_module_as_a_whole(name: str) -> None:
+    """The thirds that an original name stands for are all of one module of such a base."""
     names = ModuleNames(fused_spec())
 
-    module = found(names, f"{ATTENTION}.to_qkv")
+    module = found(names, name)
 
     assert module.is_whole
     assert paths(module) == [f"{ATTENTION}.to_qkv"]
@@ -126,11 +128,12 @@ def test_fused_names_reach_split_modules() -> None:
 
 def test_names_of_old_attention_processors_are_known() -> None:
     """Diffusers kept LoRA layers in processors before it used PEFT."""
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn1"
     names = ModuleNames(pipeline_spec(unet=sd15))
 
     for part, path in (("to_q", "to_q"), ("to_out", "to_out.0")):
-        module = found(names, f"unet.{ATTENTION}.processor.{part}_lora")
-        assert paths(module) == [f"unet.{ATTENTION}.{path}"]
+        module = found(names, f"unet.{attention}.processor.{part}_lora")
+        assert paths(module) == [f"unet.{attention}.{path}"]
 
 
 def test_maps_of_other_families_do_not_apply() -> None:
