@@ -11,7 +11,7 @@ QUANTISED := $(VENV)/.installed-quantised
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench oracle soak lint protos format clean
+.PHONY: demo test check bench oracle soak fuzz lint protos format clean
 
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
@@ -38,6 +38,9 @@ oracle: $(STAMP)  ## Random traffic, held token for token against the trainers' 
 
 soak: $(STAMP)  ## Swaps of every kind, after which the base must be what it was.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.soak --swaps 10000
+
+fuzz: $(STAMP)  ## Mutated adapter files, each of which must be read right or refused by name.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000
 
 protos: $(STAMP)  ## Generate the code of the wire contract.
 	$(BIN)/python scripts/generate_protos.py

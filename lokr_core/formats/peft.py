@@ -152,10 +152,11 @@ def parse_config(text: bytes) -> PeftConfig:
     if fields.get("bias", "none") not in _BIASES:
         raise AdapterConfigError("bias", f"{quoted(fields['bias'])} is not one of {_BIASES}")
     is_lora = peft_type == "LORA"
+    alpha_field = "lora_alpha" if is_lora else "alpha"
     return PeftConfig(
         peft_type=peft_type,
         r=_rank("r", fields.get("r", 8)),  # 8 is PEFT's default for all of them
-        alpha=_finite("alpha", fields.get("lora_alpha" if is_lora else "alpha", 8)),
+        alpha=_finite(alpha_field, fields.get(alpha_field, 8)),
         rank_pattern={k: _rank("rank_pattern", v) for k, v in _patterns(fields, "rank_pattern")},
         alpha_pattern={
             k: _finite("alpha_pattern", v) for k, v in _patterns(fields, "alpha_pattern")

@@ -4,11 +4,12 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lokr_core.adapter import Adapter, AdapterInfo
-from lokr_core.errors import AdapterFileError, UnmatchedKeysError
+from lokr_core.errors import AdapterError, AdapterFileError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, bind
 from lokr_core.formats.file import FileContent, TensorFile, parse_file
 from lokr_core.formats.info import describe
@@ -19,10 +20,12 @@ from lokr_core.formats.place import place
 from lokr_core.formats.recipe import Recipe, recipe_of
 from lokr_core.formats.scale import ScaleOverrides, TrainerNotes
 from lokr_core.formats.source import default_id, open_source
-from lokr_core.layout import PackedFactors
+from lokr_core.formats.tensors import is_finite
+from lokr_core.layout import PackedFactors, tensors_of
 from lokr_core.mix import AdapterRef, check_adapter_id
 from lokr_core.packing import pack, with_layout
 from lokr_core.spec import ModelSpec
+from lokr_core.weights import ModuleWeights
 
 MAX_RECIPES = 32  # kinds of adapters that a server is likely to hold at a time
 MAX_RECIPE_HEADER_BYTES = 4 << 20  # what is kept for the next file must not outgrow the adapters
@@ -110,6 +113,8 @@ class AdapterReader:
         if not weights:
             raise AdapterFileError(f"{file.path}: holds no change of the base model")
         packed = pack(weights)
+        if not is_finite(packed.buffer):
+            raise _overflow(weights)
         packed = with_layout(packed, self._spec.shared_layout(packed.layout))
         info = describe(reader, modules, weights, binding, file.digest())
         recipe = recipe_of(file.content, binding, weights, packed, info)
@@ -139,6 +144,16 @@ class AdapterReader:
             self._recipes[kind] = recipe
             if len(self._recipes) > MAX_RECIPES:
                 self._recipes.popitem(last=False)
+
+
+def _overflow(weights: Mapping[str, ModuleWeights]) -> AdapterError:
+    """Return the error for finite tensors whose products, such as a LoHa's, are not."""
+    path = next(
+        path
+        for path, module in weights.items()
+        if not all(is_finite(tensor) for tensor in tensors_of(module))
+    )
+    return AdapterError(f"module {path!r}: the file's factors are so large that products overflow")
 
 
 def _check_complete(binding: Binding, path: Path, *, partial: bool) -> None:

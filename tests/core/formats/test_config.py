@@ -89,6 +89,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "r that is true": ({"r": True}, "^r: True is not"),
     "alpha that is text": ({"alpha": "6"}, "^alpha: '6' is not a finite"),
     "alpha that is infinite": ({"alpha": float("inf")}, "^alpha: inf is not a finite"),
+    "alpha of a LoRA": ({"peft_type": "LORA", "lora_alpha": "6"}, "^lora_alpha: '6' is not a"),
     "alpha that is true": ({"alpha": True}, "^alpha: True is not"),
     "patterns that are a list": ({"rank_pattern": ["q"]}, "^rank_pattern: .* no JSON object"),
     "a pattern that is none": ({"alpha_pattern": {"(": 1}}, r"^alpha_pattern: '\(' is no pattern"),

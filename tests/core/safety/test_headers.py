@@ -245,3 +245,12 @@ def test_config_that_is_too_large_is_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(AdapterFileError, match=r"adapter_config\.json: has \d+ bytes, more than"):
         read_adapter(tmp_path, base_spec())
+
+
+def test_factors_whose_products_overflow_are_refused_by_module(tmp_path: Path) -> None:
+    """The two halves of a LoHa are multiplied out when they are read, and one infinity spreads."""
+    shapes = {"w1_a": (8, 1), "w1_b": (1, 12), "w2_a": (8, 1), "w2_b": (1, 12)}
+    tensors = {f"{FLAT_Q}.hada_{leaf}": torch.full(size, 1e30) for leaf, size in shapes.items()}
+
+    with pytest.raises(AdapterError, match=r"module 'block\.q_proj': .* products overflow"):
+        read_adapter(write(tmp_path, tensors), base_spec())

@@ -1,0 +1,1 @@
+"""A mutation fuzzer of adapter files; ``make fuzz`` is its long run."""
