@@ -23,7 +23,7 @@ from lokr_core.errors import (
     UnsupportedModuleError,
 )
 from lokr_core.formats import AdapterReader, ReadOptions, ScaleOverrides, read_adapter
-from lokr_core.layers.plan import RowSpan
+from lokr_core.layers.spans import RowSpan
 from lokr_core.merge import MergedMix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id, is_adapter_id
 

@@ -11,10 +11,10 @@ from lokr_core.cache import MergeCache
 from lokr_core.cost import CostModel, MixCost
 from lokr_core.errors import LokrError, RoutingError
 from lokr_core.layers.discover import discover
-from lokr_core.layers.linear import RoutedLinear
-from lokr_core.layers.plan import RowSpan
+from lokr_core.layers.module import RoutedModule
 from lokr_core.layers.plans import Plans
 from lokr_core.layers.routing import Router, RowOrder, SampleRouting, TokenRouting
+from lokr_core.layers.spans import RowSpan
 from lokr_core.merge import MergedMix, merge_mix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply
 from lokr_core.pool import AdapterPool
@@ -50,11 +50,11 @@ class Adapted:
         self._router = Router()
         self._is_attached = True
         for path, module in self.spec.modules.items():
-            if isinstance(module.module.__dict__.get("forward"), RoutedLinear):
+            if isinstance(module.module.__dict__.get("forward"), RoutedModule):
                 raise LokrError(f"module {path!r} is attached already; detach it first")
         for module in self.spec.modules.values():
-            if module.refusal is None and module.kind.is_linear:
-                RoutedLinear(module, module.module.forward, self._router).install()
+            if module.refusal is None:
+                RoutedModule(module, self._router).install()
 
     def add(self, adapter: Adapter) -> None:
         """Make an adapter usable; adding it twice changes nothing.
@@ -81,7 +81,7 @@ class Adapted:
         self._is_attached = False
         for module in self.spec.modules.values():
             routed = module.module.__dict__.get("forward")
-            if isinstance(routed, RoutedLinear):
+            if isinstance(routed, RoutedModule):
                 routed.restore()
 
     def check(self, mix: AdapterMix) -> None:

@@ -166,6 +166,11 @@ class ModuleLayout:
         return is_factored or self.vector is not None or self.bias is not None
 
     @property
+    def replaces_weight(self) -> bool:
+        """Whether it takes the place of the base's weight."""
+        return self.replacement is not None and self.replacement.weight is not None
+
+    @property
     def has_dense(self) -> bool:
         """Whether part of it lies outside the banked section."""
         return self.replacement is not None or any(term.is_dense for term in self.terms)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
 from lokr_core.errors import MixError
@@ -95,6 +96,14 @@ class MixPart:
             text = ";".join(f"{pattern}={_shortest(w)}" for pattern, w in self.module_weights)
             name += f"@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return name
+
+
+def module_weight(part: MixPart, path: str) -> float:
+    """Return the weight of a part on one module: a pattern's where one matches, else its own."""
+    for pattern, weight in part.module_weights:
+        if fnmatchcase(path, pattern):
+            return weight
+    return part.weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,7 @@ from fnmatch import fnmatchcase
 from lokr_core.adapter import Adapter
 from lokr_core.errors import AdapterInUseError, AdapterNotAddedError, MixError
 from lokr_core.mix import AdapterMix, AdapterRef, MixPart
-
-
-def module_weight(part: MixPart, path: str) -> float:
-    """Return the weight of a part on one module: a pattern's where one matches, else its own."""
-    for pattern, weight in part.module_weights:
-        if fnmatchcase(path, pattern):
-            return weight
-    return part.weight
+from lokr_core.replacing import require_replaceable
 
 
 class AdapterPool:
@@ -71,10 +64,12 @@ class AdapterPool:
         Raises:
             AdapterNotAddedError: One of its adapters is not here.
             MixError: A pattern matches no module that its adapter changes, or two patterns give
-                one module different weights.
+                one module different weights; or two adapters replace the same module, or one
+                replaces it by another size and is not alone there, at weight 1.
         """
-        for part in mix.parts:
-            paths = self.get(part.ref).layout.modules
+        parts = [(part, self.get(part.ref)) for part in mix.parts]
+        for part, adapter in parts:
+            paths = adapter.layout.modules
             matches = {
                 pattern: [path for path in paths if fnmatchcase(path, pattern)]
                 for pattern, _ in part.module_weights
@@ -86,6 +81,7 @@ class AdapterPool:
                         "matches no module that the adapter changes",
                     )
             _require_agreement(part, matches)
+        require_replaceable(parts)
 
     @contextmanager
     def hold(self, mixes: Sequence[AdapterMix]) -> Iterator[None]:

@@ -7,6 +7,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from lokr_core.errors import UnsupportedModuleError
 from lokr_core.layout import AdapterLayout
 
 
@@ -46,9 +47,37 @@ class ModuleSpec:
         return weight.detach()
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether the weight is packed, so that only the module's own forward can apply it."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+            return True
+        return self.kind is ModuleKind.LINEAR and weight.shape != self.shape
+
+    def _unpacked(self) -> Tensor:
+        """Return a packed weight as it is meant, [O, I].
+
+        Raises:
+            UnsupportedModuleError: Its kind of packing cannot be undone.
+        """
+        unreadable = UnsupportedModuleError(self.path, "its quantised weight cannot be read")
+        try:
+            weight = self.parameter.dequantize()
+        except (NotImplementedError, RuntimeError) as error:
+            raise unreadable from error
+        if weight.shape != self.shape:
+            raise unreadable
+        return weight
+
+    @property
     def weight(self) -> Tensor:
-        """The base weight as [O, C], a view that is never written to."""
-        weight = self.parameter
+        """The base weight as [O, C], never written to: a view, or what a packed weight means.
+
+        Raises:
+            UnsupportedModuleError: It is packed in a way that cannot be undone.
+        """
+        weight = self._unpacked() if self.is_quantized else self.parameter
         match self.kind:
             case ModuleKind.CONV1D:
                 return weight.mT
@@ -68,8 +97,14 @@ class ModuleSpec:
         """O and C."""
         if isinstance(self.module, nn.Linear):
             return self.module.out_features, self.module.in_features  # quantised weights differ
-        out_features, columns = self.weight.shape
-        return out_features, columns
+        weight = self.parameter
+        match self.kind:
+            case ModuleKind.CONV1D:
+                return weight.shape[1], weight.shape[0]
+            case ModuleKind.NORM:
+                return len(weight), 1
+            case _:
+                return weight.shape[0], weight.shape[1:].numel()
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -87,10 +122,16 @@ class ModuleSpec:
         return self.shape[1] // torch.Size(self.kernel).numel()
 
     def to_base_layout(self, delta: Tensor) -> Tensor:
-        """Return a delta [O, C] in the layout of the module's own weight."""
-        if self.kind is ModuleKind.CONV1D:
-            return delta.mT
-        return delta.reshape(self.parameter.shape)
+        """Return a matrix [O', C] in the layout of the module's own weight; O' may differ."""
+        match self.kind:
+            case ModuleKind.CONV1D:
+                return delta.mT
+            case ModuleKind.CONV:
+                return delta.reshape(-1, *self.parameter.shape[1:])
+            case ModuleKind.NORM:
+                return delta.flatten()
+            case _:
+                return delta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

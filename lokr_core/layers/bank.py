@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lokr_core.adapter import Adapter
 from lokr_core.layout import AdapterLayout
-from lokr_core.mix import MixPart
-from lokr_core.pool import AdapterPool, module_weight
+from lokr_core.mix import MixPart, module_weight
+from lokr_core.pool import AdapterPool
 
 _GROWTH = 2
 
@@ -175,7 +175,7 @@ class Banks:
             bank = self._banks[layout]
             num_rows = bank.rows_with(parts)
             if num_rows > bank.capacity:
-                spare = max(0, self._max_bytes - self._bytes_with(needed)) // bank.row_bytes
+                spare = max(0, self._max_bytes - self._bytes_with(needed)) // max(1, bank.row_bytes)
                 roomy = min(_GROWTH * bank.capacity, num_rows + spare)
                 bank.reserve(max(num_rows, roomy), self._device(parts))
         return [self._banks[layout] for layout in needed]

@@ -1,10 +1,12 @@
 """Which modules of a base model can carry adapters, and under which paths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from lokr_core.errors import LokrError
+from lokr_core.ops.geometry import CONV_TYPES, Conv
 from lokr_core.spec import ModelSpec, ModuleKind, ModuleSpec
 
 Model = nn.Module | Mapping[str, nn.Module]
@@ -42,7 +44,9 @@ def module_kind(module: nn.Module) -> ModuleKind | None:
     """Return what a module does with its weight, or None if adapters cannot change it."""
     for kind, found in _KINDS:
         if isinstance(module, kind):
-            return found if module.weight is not None else None
+            has_weight = isinstance(module.weight, Tensor)
+            is_flat = found is not ModuleKind.NORM or (has_weight and module.weight.ndim == 1)
+            return found if has_weight and is_flat else None
     kind = type(module)
     if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils":
         return ModuleKind.CONV1D
@@ -51,21 +55,32 @@ def module_kind(module: nn.Module) -> ModuleKind | None:
     return ModuleKind.NORM if is_norm and parameters["weight"].ndim == 1 else None
 
 
-# Linear modules whose weight their parent uses without their forward.
+# Modules whose weight their parent uses without their forward.
 _BYPASSED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.MultiheadAttention, ("out_proj",)),
-    (nn.TransformerEncoderLayer, ("linear1", "linear2")),  # its fast path, in evaluation
+    # Its fast path, in evaluation.
+    (nn.TransformerEncoderLayer, ("linear1", "linear2", "norm1", "norm2")),
 )
 
 
 def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the path of each linear module that cannot be routed, and why."""
+    """Yield the path of each module that cannot be routed, and why."""
     for path, module in component.named_modules():
+        if isinstance(module, nn.Embedding) and module.max_norm is not None:
+            yield path, "with max_norm an embedding writes to its weight at each use"
+        if isinstance(module, CONV_TYPES) and not _is_plain_conv(module):
+            yield path, f"{type(module).__name__} computes more than a convolution"
         for kind, names in _BYPASSED:
             if isinstance(module, kind):
                 for name in names:
                     reason = f"nn.{kind.__name__} uses its weight without calling it"
                     yield f"{path}.{name}".removeprefix("."), reason
+
+
+def _is_plain_conv(conv: Conv) -> bool:
+    """Whether a convolution is linear in its weight, as the classes of torch are."""
+    plain = next(kind for kind in CONV_TYPES if isinstance(conv, kind))
+    return type(conv).forward is plain.forward
 
 
 def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
@@ -97,16 +112,13 @@ def discover(model: object) -> ModelSpec:
         for name, component in parts.items()
         for spec in _module_specs(name, component)
     }
-    weights = [
-        spec.module.weight
-        for spec in specs.values()
-        if spec.kind.is_linear or spec.kind is ModuleKind.CONV
-    ]
-    if not weights:
+    return ModelSpec(modules=specs, dtype=_dtype(specs.values()), components=tuple(parts))
+
+
+def _dtype(specs: Iterable[ModuleSpec]) -> torch.dtype:
+    """Return the widest dtype of the weights that products read; packed ones tell nothing."""
+    weighted = [spec for spec in specs if spec.kind.is_linear or spec.kind is ModuleKind.CONV]
+    if not weighted:
         raise LokrError("the model has no linear module that an adapter could change")
-    dtypes = [weight.dtype for weight in weights if isinstance(weight, Tensor)]
-    return ModelSpec(
-        modules=specs,
-        dtype=max(dtypes, key=lambda dtype: dtype.itemsize),
-        components=tuple(parts),
-    )
+    dtypes = [spec.parameter.dtype for spec in weighted if not spec.is_quantized]
+    return max(dtypes, key=lambda dtype: dtype.itemsize, default=torch.float32)

@@ -1,85 +1,69 @@
-"""RoutedLinear: what stands in for the forward of a linear module."""
+"""LinearLayer: nn.Linear, quantised or not, and transformers' Conv1D; rows are tokens."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lokr_core.layers.group import Group
-from lokr_core.layers.plan import MergedRows, RowPlan
-from lokr_core.layers.routing import Router
+from lokr_core.layers.layer import (
+    Forward,
+    Gains,
+    Placed,
+    along_channels,
+    is_whole,
+    placed,
+    term_matrix,
+)
+from lokr_core.ops.batched import BatchedDelta, batched
 from lokr_core.spec import ModuleKind, ModuleSpec
+from lokr_core.weights import Gain, GainAxis, ModuleWeights, Term
 
-_WIDE = (torch.float32, torch.float64)
 
+class LinearLayer:
+    """A product of rows [N, I] with a matrix."""
 
-class RoutedLinear:
-    """The base's forward, plus for each row the change that its mix makes.
+    def __init__(self, spec: ModuleSpec) -> None:
+        self.spec = spec
+        self._num_outputs = spec.out_features
 
-    It is set as the module's ``forward``, so the module itself, its class, its parameters and its
-    place among the others stay what they are. Without a routing it is the base's forward.
-    """
+    def count(self, x: Tensor) -> tuple[int, int]:
+        """Return the leading size of an input [..., I], and its number of rows."""
+        return x.shape[0] if x.ndim > 1 else 1, x.numel() // x.shape[-1]
 
-    def __init__(self, spec: ModuleSpec, base: Callable[[Tensor], Tensor], router: Router) -> None:
-        self._spec = spec
-        self._base = base
-        self._router = router
-        self._replaced = spec.module.__dict__.get("forward")
+    def input_rows(self, x: Tensor) -> Tensor:
+        """Return an input as rows [N, I]."""
+        return x.reshape(-1, x.shape[-1])
 
-    def install(self) -> None:
-        """Become the module's forward."""
-        self._spec.module.__dict__["forward"] = self
+    def output_rows(self, out: Tensor) -> Tensor:
+        """Return an output as rows [N, O]."""
+        return out.reshape(-1, out.shape[-1])
 
-    def restore(self) -> None:
-        """Give the module back the forward that it had."""
-        if self._replaced is None:
-            del self._spec.module.__dict__["forward"]
-        else:
-            self._spec.module.__dict__["forward"] = self._replaced
+    def from_rows(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Return rows [N, O] as [..., O]."""
+        return rows.view(*x.shape[:-1], rows.shape[-1])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the module's output [..., O] for activations [..., I]."""
-        routing = self._router.current
-        if routing is None:
-            return self._base(x)
-        plan = routing.plan(self._spec.path, x)
-        if plan is None:
-            return self._base(x)
-        return self._routed(x, plan)
+    def bind(self, weight: Tensor, bias: Tensor | None) -> Forward:
+        """Return the product with another matrix."""
+        matrix = weight.mT if self.spec.kind is ModuleKind.CONV1D else weight
+        return partial(functional.linear, weight=matrix, bias=bias)
 
-    def _routed(self, x: Tensor, plan: RowPlan) -> Tensor:
-        merged, groups = plan.at(self._spec.path)
-        if merged and merged[0].rows is None:
-            return self._linear(x, merged[0])
-        out = self._base(x)
-        if not merged and not groups:
-            return out
-        flat_x = x.reshape(-1, x.shape[-1])  # [N, I]
-        flat = out.view(-1, out.shape[-1])  # [N, O]
-        for rows in merged:
-            assert rows.rows is not None
-            flat.index_copy_(0, rows.rows, self._linear(flat_x[rows.rows], rows))
-        if groups:
-            flat = self._add_groups(flat, flat_x, groups)
-        return flat.view(out.shape)
+    def deltas(self, weights: ModuleWeights, num_entries: int) -> Sequence[BatchedDelta]:
+        """Return what the banked factors add."""
+        return [
+            batched(term.delta)
+            if is_whole(term, self._num_outputs)
+            else Placed(batched(term.delta), term)
+            for term in weights.terms
+        ]
 
-    def _add_groups(self, flat: Tensor, flat_x: Tensor, groups: tuple[Group, ...]) -> Tensor:
-        """Add every group's change, in float32 or better, and round once."""
-        wide = flat if flat.dtype in _WIDE else flat.float()
-        wide_x = flat_x.to(wide.dtype)
-        has_gain = any(group.layout.modules[self._spec.path].gain for group in groups)
-        base = wide.clone() if has_gain else wide
-        for group in groups:
-            group.add_to(wide, wide_x, base, self._spec)
-        if wide is flat:
-            return flat
-        # Only changed rows are written back: a NaN of the others would lose its sign and payload.
-        rows = torch.cat([group.changed_rows for group in groups]).unique()
-        return flat.index_copy_(0, rows, wide[rows].to(flat.dtype))
+    def add_dense(self, out: Tensor, x: Tensor, term: Term, weight: float) -> None:
+        """Add ``weight`` times a term without factors to rows, in place."""
+        product = functional.linear(x, term_matrix(term).to(x.dtype))
+        placed(out, term).add_(product, alpha=weight * term.delta.scale)
 
-    def _linear(self, x: Tensor, merged: MergedRows) -> Tensor:
-        """Return the merged module's output."""
-        weight = merged.mix.weights[self._spec.path]
-        weight = weight if self._spec.kind is ModuleKind.LINEAR else weight.mT
-        return functional.linear(x, weight, self._spec.bias)
+    def gains(self, gain: Gain, x: Tensor) -> Gains:
+        """Return the gains of E entries."""
+        values = along_channels(gain.values, x.ndim)
+        is_input = gain.axis is GainAxis.INPUT
+        return Gains(inputs=values) if is_input else Gains(outputs=values)

@@ -1,34 +1,16 @@
-"""RowPlan: for the rows of one forward, which products each routed module has to add.
+"""RowPlan: for the rows of one forward, which of them each module treats in another way."""
 
-Rows of one part are one entry of a group; a group is a run of entries of one layout with about as
-many rows each. A mix adds its rows to each of its parts' entries, so it costs their sum.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from lokr_core.errors import RoutingError
-from lokr_core.layers.bank import Banks, LayoutBank
-from lokr_core.layers.group import Group, GroupRows
-from lokr_core.layout import AdapterLayout
+from lokr_core.adapter import Adapter
+from lokr_core.layers.bank import LayoutBank
+from lokr_core.layers.group import Group
+from lokr_core.layers.spans import RowSpan, part_rows
 from lokr_core.merge import MergedMix
-from lokr_core.mix import AdapterMix, Apply, MixPart
-from lokr_core.pool import AdapterPool
-
-_SMALL_ROWS = 64  # below this many rows a batch's padding costs less than another batch
-_MAX_PADDING = 2  # otherwise at most this many padded rows for each real one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowSpan:
-    """Consecutive rows of a forward that carry one mix."""
-
-    mix: AdapterMix
-    apply: Apply
-    num_rows: int
+from lokr_core.mix import AdapterMix, MixPart, module_weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,157 +21,87 @@ class MergedRows:
     rows: Tensor | None  # None where it is every row of the forward
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReplacedRows:
+    """The rows that carry one adapter alone, whole, where it replaces a module's weight."""
+
+    adapter: Adapter
+    rows: Tensor | None  # None where it is every row of the forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModuleRows:
+    """Which rows of a forward do not have the base's output at one module."""
+
+    num_rows: int
+    merged: tuple[MergedRows, ...] = ()
+    replaced: tuple[ReplacedRows, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RowPlan:
     """What to do for the rows of one forward."""
 
     num_rows: int
+    spans: tuple[RowSpan, ...]
     merged: tuple[MergedRows, ...]
     groups: tuple[Group, ...]
     banks: tuple[tuple[LayoutBank, int], ...]  # each with the generation that the groups saw
-    _by_path: dict[str, tuple[tuple[MergedRows, ...], tuple[Group, ...]]] = field(
-        default_factory=dict
-    )
+    works: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)  # by module
 
     @property
     def is_current(self) -> bool:
         """Whether every bank still holds what the groups look at."""
         return all(bank.generation == seen for bank, seen in self.banks)
 
-    def at(self, path: str) -> tuple[tuple[MergedRows, ...], tuple[Group, ...]]:
-        """Return the merged mixes and the groups that change one module."""
-        found = self._by_path.get(path)
-        if found is None:
-            found = (
-                tuple(merged for merged in self.merged if path in merged.mix.weights),
-                tuple(group for group in self.groups if path in group.layout.modules),
-            )
-            self._by_path[path] = found
-        return found
+    def changes(self, path: str) -> bool:
+        """Whether a row of the forward has another output than the base's at a module."""
+        is_merged = any(merged.mix.changes(path) for merged in self.merged)
+        return is_merged or any(path in group.layout.modules for group in self.groups)
 
+    def at(self, path: str) -> ModuleRows:
+        """Return which rows have another output than the base's at a module."""
+        groups = tuple(group for group in self.groups if path in group.layout.modules)
+        replaced: tuple[ReplacedRows, ...] = ()
+        if any(group.layout.modules[path].replaces_weight for group in groups):
+            groups, replaced = self._apart(path, groups)
+        return ModuleRows(
+            num_rows=self.num_rows,
+            merged=tuple(merged for merged in self.merged if merged.mix.changes(path)),
+            replaced=replaced,
+            groups=groups,
+        )
 
-class Planner:
-    """Builds row plans from spans, over the adapters and merged weights that are at hand."""
+    def _apart(
+        self, path: str, groups: Sequence[Group]
+    ) -> tuple[tuple[Group, ...], tuple[ReplacedRows, ...]]:
+        """Take the rows out of groups whose mix is a replacement of the module and no more."""
+        adapters = {
+            part: adapter
+            for group in groups
+            for part, adapter in zip(group.parts, group.adapters, strict=True)
+            if module_weight(part, path) != 0
+        }
 
-    def __init__(self, pool: AdapterPool, banks: Banks) -> None:
-        self._pool = pool
-        self._banks = banks
+        def active(mix: AdapterMix) -> list[MixPart]:
+            return [part for part in mix.parts if part in adapters]
 
-    def plan(self, spans: Sequence[RowSpan], merged: dict[AdapterMix, MergedMix]) -> RowPlan | None:
-        """Return the plan for rows that lie as ``spans`` say, or None if all are the base's."""
-        if all(span.mix.is_base for span in spans):
-            return None
-        groups, banks = self._groups(_part_rows(spans))
-        return _row_plan(spans, merged, groups, banks)
+        def alone(mix: AdapterMix) -> list[MixPart]:
+            parts = active(mix)
+            is_alone = len(parts) == 1 and module_weight(parts[0], path) == 1
+            return parts if is_alone and replaces(parts[0]) else []
 
-    def head_plan(
-        self, spans: Sequence[RowSpan], merged: dict[AdapterMix, MergedMix], tokens: RowPlan
-    ) -> RowPlan | None:
-        """Return the plan for the rows that the head sees, over the same entries as ``tokens``.
+        def replaces(part: MixPart) -> bool:
+            return adapters[part].layout.modules[path].replaces_weight
 
-        The rows of the banks stay where they are, so that both plans serve one forward.
+        of_mixes = part_rows(self.spans, lambda mix: [] if alone(mix) else active(mix))
+        kept = [group for group in groups if of_mixes.keys() & group.parts]
+        replaced = [
+            ReplacedRows(adapter=adapters[part], rows=self._some(rows, adapters[part]))
+            for part, rows in part_rows(self.spans, alone).items()
+        ]
+        return tuple(group.with_rows(of_mixes) for group in kept), tuple(replaced)
 
-        Raises:
-            RoutingError: A row of the head carries an adapter that no token carries.
-        """
-        if all(span.mix.is_base for span in spans):
-            return None
-        part_rows = _part_rows(spans)
-        groups = [group for group in tokens.groups if part_rows.keys() & group.parts]
-        for part in part_rows.keys() - {part for group in groups for part in group.parts}:
-            raise RoutingError(f"the head sees rows of {part.name!r}, which no token carries")
-        of_head = tuple(group.with_rows(part_rows) for group in groups)
-        return _row_plan(spans, merged, of_head, tokens.banks)
-
-    def _groups(
-        self, part_rows: dict[MixPart, Tensor]
-    ) -> tuple[tuple[Group, ...], tuple[tuple[LayoutBank, int], ...]]:
-        by_layout: dict[AdapterLayout, list[MixPart]] = {}
-        for part in part_rows:
-            by_layout.setdefault(self._pool.get(part.ref).layout, []).append(part)
-        groups: list[Group] = []
-        banks: list[tuple[LayoutBank, int]] = []
-        prepared = self._banks.prepare(by_layout)
-        for bank, (layout, parts) in zip(prepared, by_layout.items(), strict=True):
-            buckets = list(_buckets(parts, part_rows))
-            slices = bank.arrange(buckets, self._pool)
-            groups += [_group(layout, bank, rows, part_rows) for rows in slices]
-            banks.append((bank, bank.generation))
-        return tuple(groups), tuple(banks)
-
-
-def _row_plan(
-    spans: Sequence[RowSpan],
-    merged: dict[AdapterMix, MergedMix],
-    groups: tuple[Group, ...],
-    banks: tuple[tuple[LayoutBank, int], ...],
-) -> RowPlan:
-    num_rows = sum(span.num_rows for span in spans)
-    return RowPlan(
-        num_rows=num_rows,
-        merged=tuple(
-            MergedRows(
-                mix=merged[mix],
-                rows=None if len(rows) == num_rows else rows.to(merged[mix].device),
-            )
-            for mix, rows in _merged_rows(spans)
-        ),
-        groups=groups,
-        banks=banks,
-    )
-
-
-def _group(
-    layout: AdapterLayout, bank: LayoutBank, rows: slice, part_rows: dict[MixPart, Tensor]
-) -> Group:
-    parts, storage = bank.parts(rows), bank.rows(rows)
-    return Group(
-        layout=layout,
-        storage=storage,
-        parts=parts,
-        rows=GroupRows.of([part_rows[part] for part in parts], storage.device),
-    )
-
-
-def _part_rows(spans: Sequence[RowSpan]) -> dict[MixPart, Tensor]:
-    """Return the rows of each part that is applied unmerged."""
-    pieces: dict[MixPart, list[Tensor]] = {}
-    for span, rows in _located(spans):
-        if span.apply is Apply.UNMERGED:
-            for part in span.mix.parts:
-                pieces.setdefault(part, []).append(rows)
-    return {part: torch.cat(rows) if len(rows) > 1 else rows[0] for part, rows in pieces.items()}
-
-
-def _merged_rows(spans: Sequence[RowSpan]) -> Iterator[tuple[AdapterMix, Tensor]]:
-    """Yield each merged mix with its rows."""
-    pieces: dict[AdapterMix, list[Tensor]] = {}
-    for span, rows in _located(spans):
-        if span.apply is Apply.MERGED and not span.mix.is_base:
-            pieces.setdefault(span.mix, []).append(rows)
-    for mix, found in pieces.items():
-        yield mix, torch.cat(found)
-
-
-def _located(spans: Sequence[RowSpan]) -> Iterator[tuple[RowSpan, Tensor]]:
-    start = 0
-    for span in spans:
-        if span.num_rows:
-            yield span, torch.arange(start, start + span.num_rows)
-        start += span.num_rows
-
-
-def _buckets(parts: Sequence[MixPart], part_rows: dict[MixPart, Tensor]) -> Iterator[list[MixPart]]:
-    """Split parts into runs in which padding to the longest wastes little."""
-    bucket: list[MixPart] = []
-    real = 0
-    for part in sorted(parts, key=lambda part: len(part_rows[part])):
-        length = len(part_rows[part])
-        padded = (len(bucket) + 1) * length
-        if bucket and padded > max(_SMALL_ROWS, _MAX_PADDING * (real + length)):
-            yield bucket
-            bucket, real = [], 0
-        bucket.append(part)
-        real += length
-    if bucket:
-        yield bucket
+    def _some(self, rows: Tensor, adapter: Adapter) -> Tensor | None:
+        return None if len(rows) == self.num_rows else rows.to(adapter.buffer.device)

@@ -8,7 +8,9 @@ import torch
 
 from lokr_core.cache import MergeCache
 from lokr_core.layers.bank import Banks
-from lokr_core.layers.plan import Planner, RowPlan, RowSpan
+from lokr_core.layers.plan import RowPlan
+from lokr_core.layers.planner import Planner
+from lokr_core.layers.spans import RowSpan
 from lokr_core.merge import MergedMix
 from lokr_core.mix import AdapterMix, Apply
 from lokr_core.pool import AdapterPool

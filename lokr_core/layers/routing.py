@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, Protocol
 
-from torch import Tensor
-
 from lokr_core.errors import RoutingError
-from lokr_core.layers.plan import RowPlan, RowSpan
+from lokr_core.layers.plan import RowPlan
+from lokr_core.layers.spans import RowSpan
 from lokr_core.mix import AdapterMix, Apply
 
 RowOrder = Literal["interleave", "tile"]
@@ -19,8 +18,13 @@ Plan = Callable[[Sequence[RowSpan]], RowPlan | None]
 class Routing(Protocol):
     """Answers, for a module and its input, what is to be done for each row."""
 
-    def plan(self, path: str, x: Tensor) -> RowPlan | None:
-        """Return the plan for the rows of ``x`` [..., I], or None if the base serves them all.
+    def plan(self, path: str, leading: int, num_rows: int) -> RowPlan | None:
+        """Return the plan for a module's rows, or None if the base serves them all.
+
+        Args:
+            path: The module.
+            leading: The first size of its input.
+            num_rows: Rows of its input, in each of the leading ones equally many.
 
         Raises:
             RoutingError: The rows cannot be matched to the mixes; the message names the module.
@@ -66,12 +70,10 @@ class SampleRouting:
         self._order = order
         self._plans: dict[tuple[int, int, int], RowPlan | None] = {}
 
-    def plan(self, path: str, x: Tensor) -> RowPlan | None:
+    def plan(self, path: str, leading: int, num_rows: int) -> RowPlan | None:
         """Return the plan for an input whose leading size is the samples' or a multiple of it."""
         if path not in self._changed:
             return None
-        num_rows = x.numel() // x.shape[-1]
-        leading = x.shape[0] if x.ndim > 1 else 1
         key = threading.get_ident(), leading, num_rows  # plans look into banks of their thread
         known = self._plans.get(key)
         if known is not None and known.is_current:
@@ -119,11 +121,12 @@ class TokenRouting:
         self._head = head
         self._head_path = head_path
 
-    def plan(self, path: str, x: Tensor) -> RowPlan | None:
+    def plan(self, path: str, leading: int, num_rows: int) -> RowPlan | None:
         """Return the tokens' plan, or for the head that of the tokens it sees."""
         plan = self._head if path == self._head_path else self._tokens
-        num_rows = x.numel() // x.shape[-1]
         if plan is not None and num_rows != plan.num_rows:
+            if not plan.changes(path):
+                return None  # such as a norm of every head, whose rows nobody asks for
             raise RoutingError(
                 f"module {path!r} sees {num_rows} rows, but the spans have {plan.num_rows}"
             )

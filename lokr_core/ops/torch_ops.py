@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lokr_core.ops.contraction import Side, cheapest_steps
+from lokr_core.ops.geometry import ConvGeometry
 from lokr_core.weights import (
     DeltaWeights,
     DenseWeights,
@@ -150,3 +151,57 @@ def delta_linear(x: Tensor, weights: DeltaWeights) -> Tensor:
         case HadamardWeights() | DenseWeights():
             return x @ delta_weight(weights, x.dtype).mT
     assert_never(weights)
+
+
+def delta_conv(x: Tensor, delta: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Return the convolution of x with a dense delta, window by window.
+
+    Args:
+        x: Samples, [N, C, *S].
+        delta: [O, C / groups * K], columns in the order (channels of one group, *kernel).
+        geometry: Of the base module.
+
+    Returns:
+        [N, O, *S'].
+    """
+    windows = geometry.padded(x)
+    for axis, kernel in enumerate(geometry.kernel):
+        dilation = geometry.dilation[axis]
+        span = dilation * (kernel - 1) + 1
+        windows = windows.unfold(2 + axis, span, geometry.stride[axis])[..., ::dilation]
+    num_axes = len(geometry.kernel)
+    windows = windows.unflatten(1, (geometry.groups, -1))  # [N, G, C / G, *S', *k]
+    taps = range(3 + num_axes, 3 + 2 * num_axes)
+    columns = windows.movedim(tuple(taps), tuple(range(3, 3 + num_axes)))
+    columns = columns.flatten(2, 2 + num_axes)  # [N, G, C / G * K, *S']
+    blocks = delta.unflatten(0, (geometry.groups, -1))  # [G, O / G, C / G * K]
+    return torch.einsum("goc,ngc...->ngo...", blocks, columns).flatten(1, 2)
+
+
+def delta_embedding(ids: Tensor, weights: LokrWeights) -> Tensor:
+    """Return rows ``ids`` of ``delta_weight(weights)`` without forming the delta.
+
+    Args:
+        ids: Token ids, [N].
+        weights: Factors w1 [O1, I1] and w2 [O2, I2]; the delta is [O1 * O2, I1 * I2].
+
+    Returns:
+        [N, I1 * I2], in the dtype of the factors.
+    """
+    num_rows = weights.w2.shape[0]
+    first, second = weights.w1.dense()[ids // num_rows], weights.w2.dense()[ids % num_rows]
+    return weights.scale * (first[:, :, None] * second[:, None, :]).flatten(1)
+
+
+def adapted_bias(bias: Tensor | None, weights: ModuleWeights, dtype: torch.dtype) -> Tensor | None:
+    """Return b' = b + bias delta, [O], computed in ``dtype``; or what replaces b.
+
+    A replacement may have another number of outputs.
+    """
+    replaced = None if weights.replacement is None else weights.replacement.bias
+    if replaced is not None:
+        return replaced.to(dtype)
+    wide = None if bias is None else bias.to(dtype)
+    if weights.bias is None:
+        return wide
+    return weights.bias.to(dtype) + (0 if wide is None else wide)

@@ -3,7 +3,8 @@
 import pytest
 
 from lokr_core import AdapterInUseError, AdapterMix, AdapterNotAddedError, attach
-from lokr_core.pool import AdapterPool, module_weight
+from lokr_core.mix import module_weight
+from lokr_core.pool import AdapterPool
 from tests.core.factors import make_base, random_adapter
 
 ADAPTER = random_adapter(attach(make_base()).spec, "a")
