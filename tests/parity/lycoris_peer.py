@@ -12,7 +12,7 @@ import torch
 from lycoris import LycorisNetwork
 from torch import Tensor, nn
 
-from tests.parity.layers import PATH, Base, as_linear
+from tests.parity.layers import NUM_OUT, PATH, Base, as_linear
 from tests.parity.trained import Trained, randomise
 
 
@@ -32,13 +32,13 @@ class Lycoris:
     dtype: torch.dtype = torch.float32  # of the file
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def train(self, base: Base, folder: Path, seed: int) -> Trained:
+    def train(self, base: nn.Module, folder: Path, seed: int) -> Trained:
         """Draw an adapter of a float64 base, write its file, and apply it to the base.
 
         LyCORIS takes neither Conv1D nor an embedding; it is given a linear layer of the same
         matrix, of which a file means the same.
         """
-        linear = as_linear(base)
+        linear = as_linear(base) if isinstance(base, Base) else base
         network = self._network(linear)
         assert len(network.loras) == len(self.modules), [lora.lora_name for lora in network.loras]
         for lora in network.loras:
@@ -47,7 +47,8 @@ class Lycoris:
         network.to(torch.float64)
         path = folder / "adapter.safetensors"
         network.save_weights(str(path), self.dtype, dict(self.metadata))
-        model = _Table(linear) if isinstance(base.layer, nn.Embedding) else linear
+        is_table = isinstance(base, Base) and isinstance(base.layer, nn.Embedding)
+        model = _Table(linear) if is_table else linear
         return Trained(path=path, model=model)
 
     def reload(self, base: nn.Module, path: Path) -> LycorisNetwork:
@@ -89,13 +90,11 @@ class Lycoris:
 class _Table(nn.Module):
     """An embedding whose table is the matrix of a linear layer."""
 
-    def __init__(self, linear: Base) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         super().__init__()
         self._linear = linear
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of the table."""
-        layer = self._linear.layer
-        assert isinstance(layer, nn.Linear)
-        columns: Tensor = self._linear(torch.eye(layer.in_features, dtype=torch.float64))
+        columns: Tensor = self._linear(torch.eye(NUM_OUT, dtype=torch.float64))
         return columns.mT[ids]
