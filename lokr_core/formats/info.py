@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lokr_core.adapter import AdapterInfo, ScaleSource
 from lokr_core.formats.binding import Binding
 from lokr_core.formats.modules import ModuleReader, ReadModule
+from lokr_core.formats.peft import PeftConfig
 from lokr_core.formats.tensors import trained_path
 from lokr_core.spec import ModelSpec
 from lokr_core.weights import ModuleWeights
@@ -59,9 +60,14 @@ def _notes(reader: ModuleReader, modules: Sequence[ReadModule]) -> Iterator[str]
     notes = Counter(note for module in modules for note in module.notes)
     for note, num_modules in notes.items():
         yield f"{num_modules} modules {note}"
-    if reader.config is not None:
-        trained = [trained_path(m.module) for m in modules if m.form is not None]
-        yield from reader.config.warnings(trained)
+    by_config: dict[int, tuple[PeftConfig, list[str]]] = {}
+    for module in modules:
+        config = reader.config_of(module.module)
+        if config is not None and module.form is not None:
+            _, paths = by_config.setdefault(id(config), (config, []))
+            paths.append(trained_path(module.module))
+    for config, paths in by_config.values():
+        yield from config.warnings(paths)
 
 
 def _resized(spec: ModelSpec, weights: Mapping[str, ModuleWeights]) -> Iterator[str]:

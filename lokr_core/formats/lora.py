@@ -21,7 +21,7 @@ def read_lora(module: FileModule, context: FormContext) -> DeltaForm:
         AdapterMismatchError: They do not multiply out to the base weight.
         UnsupportedModuleError: It is no change of the base weight.
     """
-    _refuse_across_groups(module, context)
+    _refuse_other_layers(module, context)
     kernel = context.shape.kernel
     product: LowRankFactor | TuckerFactor
     if "lora_mid" in module.by_leaf:
@@ -50,15 +50,22 @@ def read_embedding(module: FileModule, context: FormContext) -> DeltaForm:
     return DeltaForm(algorithm="lora", delta=as_lora(product), rank=product.b.shape[0])
 
 
-def _refuse_across_groups(module: FileModule, context: FormContext) -> None:
-    """Refuse PEFT's LoRA of a grouped convolution, whose first half reads every channel."""
+def _refuse_other_layers(module: FileModule, context: FormContext) -> None:
+    """Refuse PEFT's LoRAs of convolutions that are not a change of the base weight.
+
+    In a grouped one its first half reads every channel, in a dilated one it is not dilated.
+    """
     conv, down = module.targets[0].spec.module, module.by_leaf.get("lora_down")
     if down is None or not isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return
     rows = max(1, len(down.value)) if down.value.ndim else 1
+    problem = None
     if conv.groups > 1 and down.value.numel() == rows * conv.groups * context.shape.columns:
-        raise UnsupportedModuleError(
-            context.shape.name,
-            f"tensor {quoted(down.key)} reads every channel, but the convolution only those of "
-            "a group; that is no change of its weight",
-        )
+        problem = "reads every channel, but the convolution only those of a group"
+    elif context.is_peft and any(
+        d > 1 < k for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
+    ):
+        problem = "is of PEFT, which trains it without the convolution's dilation"
+    if problem is not None:
+        problem = f"tensor {quoted(down.key)} {problem}; that is no change of its weight"
+        raise UnsupportedModuleError(context.shape.name, problem)

@@ -1,10 +1,11 @@
 """ModuleReader: what the tensors of one module do to it, with the scale that belongs to them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
 from lokr_core.formats.binding import FileModule
+from lokr_core.formats.diffusers import config_for
 from lokr_core.formats.forms import MAGNITUDES, read_form
 from lokr_core.formats.full import read_bias, read_residual, read_vector
 from lokr_core.formats.gain import PEFT_LEAF, GainContext, read_gain
@@ -55,6 +56,7 @@ class ModuleReader:
     notes: TrainerNotes
     is_peft: bool
     overrides: ScaleOverrides
+    component_configs: Mapping[str, PeftConfig] = field(default_factory=dict)  # without config
 
     def read(self, module: FileModule) -> ReadModule:
         """Read one module.
@@ -69,9 +71,10 @@ class ModuleReader:
         form = read_form(module, FormContext(shape=shape, dtype=dtype, is_peft=self.is_peft))
         if form is None:
             _check_need_no_factors(module)
-        if self.config is not None:
-            _check_peft(module, self.config, has_delta=form is not None)
-        scale = None if form is None else self._scale(module, form)
+        config = self.config_of(module)
+        if config is not None:
+            _check_peft(module, config, has_delta=form is not None)
+        scale = None if form is None else self._scale(module, form, config)
         change = self._deltas(module, shape, form, scale)
         if MAGNITUDES & module.by_leaf.keys():
             weight = file_weight(module) if replaced.base_weight is None else replaced.base_weight
@@ -90,11 +93,17 @@ class ModuleReader:
             notes=replaced.notes if caution is None else (caution, *replaced.notes),
         )
 
-    def _scale(self, module: FileModule, form: DeltaForm) -> Scale:
+    def config_of(self, module: FileModule) -> PeftConfig | None:
+        """Return PEFT's configuration of a module, if there is one."""
+        if self.config is not None:
+            return self.config
+        return config_for(self.component_configs, trained_path(module))
+
+    def _scale(self, module: FileModule, form: DeltaForm, config: PeftConfig | None) -> Scale:
         if self.overrides.scale is not None and form.has_ratio:
             return Scale(value=self.overrides.scale, source="scale_override")
-        if self.config is not None:
-            return config_scale(module, form, self.config, self.overrides)
+        if config is not None:
+            return config_scale(module, form, config, self.overrides)
         if "scale" in module.by_leaf and not self.overrides.has_ratio:
             return stored_scale(module.by_leaf["scale"])
         if not form.has_ratio:

@@ -144,8 +144,10 @@ def _owners(prefix: Prefix, components: Sequence[str]) -> Sequence[str]:
 def is_peft_style(keys: Iterable[str]) -> bool:
     """Return whether keys are those of PEFT, which keeps the scale out of the file.
 
-    All other trainers keep an alpha in the file, flatten the module's path, or write ``lora_up``.
+    All other trainers keep an alpha in the file, flatten the module's path, or write ``lora_up``
+    or, as diffusers did before PEFT, ``lora.up``.
     """
     return not any(
-        _FLAT_PREFIX.match(key) or key.endswith(".alpha") or ".lora_up." in key for key in keys
+        _FLAT_PREFIX.match(key) or ".lora_up." in key or key.endswith((".alpha", ".up.weight"))
+        for key in keys
     )

@@ -92,6 +92,7 @@ _READ = frozenset(
 class PeftConfig:
     """The fields that a scale and a gain depend on."""
 
+    source: str  # where they stand
     peft_type: str
     r: int
     alpha: float
@@ -119,7 +120,7 @@ class PeftConfig:
         yield from self.targets.warnings(paths)
         if self.unknown_fields:
             fields = listed(self.unknown_fields)
-            yield f"not known here and not regarded, of {CONFIG_NAME}: {fields}"
+            yield f"not known here and not regarded, of {self.source}: {fields}"
 
 
 def _first_match(
@@ -142,7 +143,15 @@ def parse_config(text: bytes) -> PeftConfig:
     Raises:
         AdapterConfigError: It is malformed, or sets a field whose effect is not served.
     """
-    fields = _parse_object(text)
+    return config_of(_parse_object(text), CONFIG_NAME)
+
+
+def config_of(fields: Mapping[str, object], source: str) -> PeftConfig:
+    """Return what the fields of a configuration say; ``source`` is where they stand.
+
+    Raises:
+        AdapterConfigError: One is malformed, or has an effect that is not served.
+    """
     peft_type = fields.get("peft_type")
     if not isinstance(peft_type, str) or peft_type not in LEAVES:
         raise AdapterConfigError(
@@ -154,6 +163,7 @@ def parse_config(text: bytes) -> PeftConfig:
     is_lora = peft_type == "LORA"
     alpha_field = "lora_alpha" if is_lora else "alpha"
     return PeftConfig(
+        source=source,
         peft_type=peft_type,
         r=_rank("r", fields.get("r", 8)),  # 8 is PEFT's default for all of them
         alpha=_finite(alpha_field, fields.get(alpha_field, 8)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from lokr_core.adapter import Adapter, AdapterInfo
 from lokr_core.errors import AdapterError, AdapterFileError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, bind
+from lokr_core.formats.diffusers import metadata_configs
 from lokr_core.formats.file import FileContent, TensorFile, parse_file
 from lokr_core.formats.info import describe
 from lokr_core.formats.modules import ModuleReader
@@ -130,6 +131,7 @@ class AdapterReader:
             notes=TrainerNotes.of(tensor_file.metadata),
             is_peft=config is not None or is_peft_style(tensor_file.tensors),
             overrides=kind.options.overrides,
+            component_configs=metadata_configs(tensor_file.metadata),
         )
 
     def _is_known(self, header: bytes, num_bytes: int) -> bool:

@@ -93,9 +93,9 @@ def config_scale(
             "later peft applies alpha/r to them",
         )
     if config.use_rslora:
-        source = overrides.ratio_source(f"alpha/sqrt(r) of {CONFIG_NAME}")
+        source = overrides.ratio_source(f"alpha/sqrt(r) of {config.source}")
         return Scale(value=alpha / math.sqrt(rank), source=source)
-    return Scale(value=alpha / rank, source=overrides.ratio_source(f"alpha/r of {CONFIG_NAME}"))
+    return Scale(value=alpha / rank, source=overrides.ratio_source(f"alpha/r of {config.source}"))
 
 
 def caller_scale(module: FileModule, form: DeltaForm, overrides: ScaleOverrides) -> Scale:
@@ -152,7 +152,7 @@ def file_scale(
     if form.rank is None and overrides.rank is None:
         return _full_scale(alpha, notes, overrides)
     if alpha is None:
-        return _scale_without_alpha(overrides)
+        return _scale_without_alpha(module, overrides)
     if not math.isfinite(alpha):
         assert stored is not None
         problem = f"is {alpha}, which gives no scale; give alpha or scale_override"
@@ -183,9 +183,12 @@ def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: ScaleOverri
     )
 
 
-def _scale_without_alpha(overrides: ScaleOverrides) -> Scale:
+def _scale_without_alpha(module: FileModule, overrides: ScaleOverrides) -> Scale:
     if overrides.rank is not None:
         raise AdapterConfigError("rank", "is given, but the file has no alpha; give alpha too")
+    up = module.by_leaf.get("lora_up")
+    if up is not None and up.key.endswith(".up.weight"):
+        return Scale(value=1.0, source="1: diffusers before PEFT had no alpha")
     return Scale(value=1.0, source="1: no alpha", caution="have no alpha and are left at scale 1")
 
 
