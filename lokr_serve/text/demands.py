@@ -68,7 +68,5 @@ def _probe(
 
 def unserved_feature(demands: dict[str, Any]) -> str | None:
     """Return the first of the arguments of attention that is not served, in words."""
-    if demands.get("is_causal") is False:
-        return "attention to later tokens"
     found = (words for key, words in UNSERVED.items() if demands.get(key) is not None)
     return next(found, None)

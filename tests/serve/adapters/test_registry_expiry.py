@@ -54,10 +54,11 @@ async def test_an_adapter_in_use_pinned_or_without_limit_does_not_expire(
         store.write(name, seed)
     registry = make_registry()
     for name, pinned in (("a", False), ("b", True), ("c", False)):
-        await registry.load(LoadSpec(adapter_id=name, source=name, pinned=pinned, ttl_seconds=0.01))
-    await registry.update("c", pinned=None, ttl_seconds=0)
+        await registry.load(LoadSpec(adapter_id=name, source=name, pinned=pinned))
 
     async with registry.lease(A, ApplyMode.UNMERGED):
+        for name, ttl_seconds in (("a", 0.01), ("b", 0.01), ("c", 0.01), ("c", 0)):
+            await registry.update(name, pinned=None, ttl_seconds=ttl_seconds)
         await asyncio.sleep(0.05)
         kept = [status.adapter_id for status in registry.list()]
     await registry.update("b", pinned=False, ttl_seconds=None)
@@ -72,12 +73,13 @@ async def test_an_id_does_not_expire_while_it_is_loaded(
     """Who waits for an adapter has a use for it, however long the load takes."""
     store.write("a")
     registry = make_registry(device_bytes=store.num_bytes)
-    await registry.load(spec(ttl_seconds=0.05))
+    await registry.load(spec())
     await registry.load(spec("b", source="a"))  # which evicts the first
     gate.close()
     waiting = asyncio.create_task(use(registry, "a"))
     await until(lambda: registry.get("a").state is AdapterState.LOADING)
-    await asyncio.sleep(0.1)
+    await registry.update("a", pinned=None, ttl_seconds=0.01)
+    await asyncio.sleep(0.05)
 
     gate.open()
 
@@ -92,12 +94,13 @@ async def test_no_part_of_a_mix_expires_while_another_is_loaded(
     for seed, name in enumerate("ab"):
         store.write(name, seed)
     registry = make_registry()
-    await registry.load(spec("b", ttl_seconds=0.05))
+    await registry.load(spec("b"))
     await registry.scan()
     gate.close()
     waiting = asyncio.create_task(use(registry, "a", "b"))
     await until(lambda: registry.get("a").state is AdapterState.LOADING)
-    await asyncio.sleep(0.1)
+    await registry.update("b", pinned=None, ttl_seconds=0.01)
+    await asyncio.sleep(0.05)
 
     gate.open()
 
@@ -110,12 +113,13 @@ async def test_an_id_whose_load_failed_may_expire(
     """The end of the wait sets the timer again, whatever came of it."""
     store.write("a")
     registry = make_registry(device_bytes=store.num_bytes)
-    await registry.load(spec(ttl_seconds=0.05))
+    await registry.load(spec())
     await registry.load(spec("b", source="a"))
     gate.close()
     waiting = asyncio.create_task(use(registry, "a"))
     await until(lambda: registry.get("a").state is AdapterState.LOADING)
-    await asyncio.sleep(0.1)
+    await registry.update("a", pinned=None, ttl_seconds=0.01)
+    await asyncio.sleep(0.05)
     store.write_broken("a")
 
     gate.open()
