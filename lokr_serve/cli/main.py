@@ -9,6 +9,7 @@ from lokr_core import LokrError, MixError
 from lokr_serve.cli.adapters import adapters_app
 from lokr_serve.cli.command import Command
 from lokr_serve.cli.config import config_app
+from lokr_serve.cli.convert import Convert
 from lokr_serve.cli.generate import Generate
 from lokr_serve.cli.health import CheckHealth
 from lokr_serve.cli.inspect import Inspect
@@ -37,6 +38,7 @@ def _build_app() -> typer.Typer:
     app.command("generate")(Generate)
     app.command("health")(CheckHealth)
     app.command("inspect")(Inspect)
+    app.command("convert")(Convert)
     app.add_typer(adapters_app(), name="adapters")
     app.add_typer(config_app(), name="config")
     return app

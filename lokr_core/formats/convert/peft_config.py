@@ -51,7 +51,7 @@ def scale_fields(modules: Sequence[SourceModule]) -> Json:
 def _lokr_fields(modules: Sequence[SourceModule]) -> Json:
     shapes = [KroneckerShape.of(module) for module in modules]
     both = any(shape.w1_rank is not None for shape in shapes)
-    default = _commonest([shape.w2_rank or shape.w1_rank or 1 for shape in shapes])
+    default = _commonest([r for s in shapes if (r := s.w2_rank or s.w1_rank)] or [1])
     ranks = [shape.rank(decomposes_both=both, default=default) for shape in shapes]
     cores = {shape.path: shape.core for shape in shapes if shape.core is not None}
     return {

@@ -1,0 +1,52 @@
+"""``lokr-serve convert``."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+import lokr_core
+from lokr_core import ReadOptions, ScaleOverrides
+from lokr_core.formats.convert import Layout, convert
+from lokr_core.spec import ModelSpec
+from lokr_serve.cli.command import JsonFlag
+from lokr_serve.cli.inspect_base import Dtype, read_modules
+from lokr_serve.cli.output import print_facts, print_json, progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write an adapter in another layout; refused where that would not be the very same adapter.
+
+    What is written is read back and compared before it gets its name.
+    """
+
+    source: Annotated[Path, Argument(metavar="PATH", help="The adapter's file or folder.")]
+    out: Annotated[Path, Argument(help="A new safetensors file, or a new folder for peft.")]
+    to: Annotated[Layout, Option(help="The layout to write.")] = Layout.CANONICAL
+    model: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="The base; needed unless modules are named by their paths."),
+    ] = None
+    dtype: Annotated[Dtype, Option(help="Of the base weights.")] = Dtype.AUTO
+    scale_override: Annotated[float | None, Option(help="In place of the file's scale.")] = None
+    alpha: Annotated[float | None, Option(help="In place of the file's alpha.")] = None
+    rank: Annotated[int | None, Option(help="In place of the file's rank.")] = None
+    as_json: JsonFlag = False
+
+    def run(self) -> None:
+        """Convert it and print what was written."""
+        overrides = ScaleOverrides(scale=self.scale_override, alpha=self.alpha, rank=self.rank)
+        options = ReadOptions(overrides=overrides)
+        with progress(f"converting {self.source}"):
+            done = convert(self.source, self.out, self.to, spec=self._spec(), options=options)
+        if self.as_json:
+            print_json(asdict(done))
+        else:
+            print_facts(asdict(done))
+
+    def _spec(self) -> ModelSpec | None:
+        if self.model is None:
+            return None
+        return lokr_core.attach(read_modules(self.model, self.dtype)).spec
