@@ -87,7 +87,7 @@ def read_file(path: Path, is_known: Callable[[bytes, int], bool] | None = None) 
 
     Raises:
         AdapterFileError: The file is missing, unreadable, truncated, or not safetensors.
-        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
+        AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
     with _opened(path) as (file, num_bytes):
         header = _read_header(path, file, num_bytes)
@@ -106,7 +106,7 @@ def parse_file(file: FileContent) -> TensorFile:
 
     Raises:
         AdapterFileError: The file is truncated, or not safetensors.
-        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
+        AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
     data = file.content[file.data_start :]
     header = file.parsed

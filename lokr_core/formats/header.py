@@ -12,6 +12,7 @@ from lokr_core.formats.strict_json import parse_json
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 50_000  # a LoKr of every layer of FLUX.1 has 2,500
+MAX_ELEMENTS = 1 << 50  # so that strides do not overflow
 MAX_DIMS = 8  # a Conv3d has five
 MAX_KEY_CHARS = 256
 
@@ -60,7 +61,7 @@ def parse_header(path: Path, text: bytes, num_data_bytes: int) -> FileHeader:
 
     Raises:
         AdapterFileError: The header is malformed, or does not describe that many bytes.
-        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
+        AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
     fields = _parse_object(path, text)
     metadata = _parse_metadata(path, fields.pop("__metadata__", {}))
@@ -120,7 +121,7 @@ def _parse_entry(path: Path, name: str, fields: object) -> TensorEntry:
     begin, end = offsets
     if end - begin != prod(shape) * dtype.itemsize:
         raise not_safetensors(path, f"tensor {quoted(name)} is {shape} in {end - begin} bytes")
-    if begin == end:
+    if prod(max(size, 1) for size in shape) > MAX_ELEMENTS:  # of an empty tensor
         raise AdapterTensorError(name, f"is empty: {shape}")
     return TensorEntry(name=name, dtype=dtype, shape=shape, begin=begin, end=end)
 

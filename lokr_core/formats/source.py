@@ -37,7 +37,7 @@ def open_source(path: Path, is_known: Callable[[bytes, int], bool] | None = None
 
     Raises:
         AdapterFileError: There is no such file, it is a pickle, or it is not safetensors.
-        AdapterTensorError: A tensor is empty, or has a dtype that is not known.
+        AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
     with cannot_read(path):
         tensors_path = _tensors_path(path)

@@ -28,7 +28,7 @@ CHECK_EVERY = 50  # cases, after which a good file must read as before
 # An earlier mutation left nothing that the next one could take apart.
 _UNMADE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError,
            ValueError)  # fmt: skip
-_QUOTED = re.compile(r"'((?:[^'\\…]|\\.)*)['…]")
+_QUOTED = re.compile(r"""(['"])((?:(?!\1)[^\\…]|\\.)*)(?:\1|…)""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ def _bad_message(message: str, spec: ModelSpec, files: AdapterFiles) -> str | No
         return None
     if message.startswith("peft_type: None") or f'"{message.partition(":")[0]}"' in text:
         return None  # a field; the one that must be there is named even where it is not
-    if any(_unescaped(part) in text for part in _QUOTED.findall(message)):
+    if any(_unescaped(part) in text for _, part in _QUOTED.findall(message)):
         return None
     return f"the message names nothing that is there: {message}"
 
