@@ -142,7 +142,7 @@ class _Merging:
         replaced = weights.replacement
         assert replaced is not None
         dtype = module.weight.dtype
-        if replaced.weight is not None or weights.terms:
+        if replaced.weight is not None or weights.terms or weights.vector is not None:
             adapted = adapted_weight(module.weight, weights, self.dtype)
             self._keep_weight(module, self._replaced(module.weight, adapted, dtype))
         bias = adapted_bias(module.bias, weights, self.dtype)

@@ -128,7 +128,7 @@ class LayoutBank:
         row = self._rows[len(self._parts)]
         row.copy_(adapter.buffer[: self._layout.num_banked])
         coefficients = folded_weights(part, adapter)
-        sizes = torch.tensor(self._layout.leading_sizes)
+        sizes = torch.tensor(self._layout.leading_sizes, dtype=torch.long)
         spread = coefficients.repeat_interleave(sizes)  # [num_leading]
         row[: self._layout.num_leading].mul_(spread.to(row))
         self._places[part] = len(self._parts)
