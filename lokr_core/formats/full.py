@@ -42,7 +42,7 @@ def read_residual(module: FileModule, shape: WeightShape) -> DenseWeights | None
         problem = f"is not [{shape.out_features}, {shape.columns}], the size of the base weight"
         raise AdapterTensorError(size.key, problem)
     entry = required(module, "bias_values")
-    values = entry.value if entry.value.numel() == 0 else checked(entry)
+    values = checked(entry) if entry.value.numel() else entry.value  # nothing may be left over
     rows, columns = _positions(required(module, "bias_indices"), values, shape)
     dense = torch.zeros(shape.out_features, shape.columns, dtype=values.dtype)
     return DenseWeights(matrix=dense.index_put_((rows, columns), values), scale=1.0)

@@ -26,13 +26,11 @@ class GainContext:
     dtype: torch.dtype  # what LyCORIS computes in, whose epsilon it adds to the norm
 
 
-def read_gain(
-    module: FileModule, deltas: Sequence[DeltaWeights], context: GainContext
-) -> Gain | None:
-    """Return the gain of a DoRA at the file's own shape, or None if the module has no magnitude.
+def read_gain(module: FileModule, deltas: Sequence[DeltaWeights], context: GainContext) -> Gain:
+    """Return the gain of a DoRA at the file's own shape.
 
     Args:
-        module: The module's tensors.
+        module: The module's tensors, a magnitude among them.
         deltas: What is added to its weight, scale included.
         context: That weight, and what it is computed in.
 
@@ -41,8 +39,7 @@ def read_gain(
     """
     peft, lycoris = module.by_leaf.get(PEFT_LEAF), module.by_leaf.get(LYCORIS_LEAF)
     entry = peft or lycoris
-    if entry is None:
-        return None
+    assert entry is not None
     if peft and lycoris:
         raise AdapterTensorError(lycoris.key, f"comes beside {peft.key!r}: two magnitudes")
     magnitude, shape = checked(entry), context.shape

@@ -9,7 +9,7 @@ from lokr_core.formats.modules import ModuleReader, ReadModule
 from lokr_core.formats.peft import PeftConfig
 from lokr_core.formats.tensors import trained_path
 from lokr_core.spec import ModelSpec
-from lokr_core.weights import ModuleWeights
+from lokr_core.weights import ModuleWeights, Replacement
 
 _NO_PARAMETERS = frozenset({"alpha", "scale", "bias_indices", "bias_size"})
 
@@ -71,12 +71,13 @@ def _notes(reader: ModuleReader, modules: Sequence[ReadModule]) -> Iterator[str]
 
 
 def _resized(spec: ModelSpec, weights: Mapping[str, ModuleWeights]) -> Iterator[str]:
-    """Yield the modules that are replaced by one of another size."""
+    """Yield the parameters that are replaced by some of another size."""
     for path, module in weights.items():
-        weight = None if module.replacement is None else module.replacement.weight
         size = spec.modules[path].out_features
-        if weight is not None and len(weight) != size:
-            yield (
-                f"module {path!r} of {size} outputs is replaced by one of {len(weight)}; "
-                "its change of weights is not defined, and left out of them"
-            )
+        replaced = module.replacement or Replacement()
+        for name, tensor in (("weight", replaced.weight), ("bias", replaced.bias)):
+            if tensor is not None and len(tensor) != size:
+                yield (
+                    f"{path}.{name} of {size} outputs is replaced by one of {len(tensor)}; there "
+                    "is no difference of the two, so that delta_weights leaves it out"
+                )

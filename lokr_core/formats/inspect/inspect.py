@@ -7,6 +7,7 @@ from pathlib import Path
 from lokr_core.adapter import Adapter
 from lokr_core.errors import AdapterError, MixError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, FileModule
+from lokr_core.formats.diffusers import metadata_configs
 from lokr_core.formats.file import TensorFile, parse_file
 from lokr_core.formats.inspect.contents import contents_of, trainer_facts
 from lokr_core.formats.inspect.file_base import file_base
@@ -82,6 +83,7 @@ def _examine(
         is_peft=text is not None or is_peft_style(content.tensors),
         # Without a configuration that can be read no scale is known, but all else may be.
         overrides=ScaleOverrides(scale=1.0 if text is not None and config is None else None),
+        component_configs=problems.attempt(lambda: metadata_configs(content.metadata)) or {},
     )
     binding = bind_all(content.tensors, ModuleNames(base), problems)
     if binding.unmatched:

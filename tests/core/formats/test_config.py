@@ -1,5 +1,6 @@
 """adapter_config.json: what changes the mathematics is honoured or refused by the field's name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from torch import Tensor
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
 from lokr_core.formats import read_adapter
 from lokr_core.formats.peft import parse_config
+from lokr_core.layers.discover import discover
+from lokr_core.spec import ModelSpec
 from tests.core.formats.hand_made import (
     FLAT_Q,
     PEFT_Q,
     PEFT_V,
+    Base,
+    Q,
     base_spec,
     full,
     lora,
     low_rank,
+    write,
     write_peft,
 )
 
@@ -184,3 +190,68 @@ def test_flat_keys_may_come_with_a_config(tmp_path: Path) -> None:
     folder = write_peft(tmp_path, low_rank(FLAT_Q, alpha=None))
 
     assert read_adapter(folder, base_spec()).info.format == "peft"
+
+
+def diffusers_lora(folder: Path, fields: object, module: str = f"transformer.{Q}") -> Path:
+    """Write a LoRA as diffusers does, with its configuration in the metadata."""
+    return write(folder, lora(module), {"lora_adapter_metadata": json.dumps(fields)})
+
+
+def pipeline_spec() -> ModelSpec:
+    """Return the base as a component of a pipeline."""
+    return discover({"transformer": Base()})
+
+
+FIELDS = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]}
+
+
+def test_configuration_in_the_metadata_of_a_pipeline_is_that_of_its_component(
+    tmp_path: Path,
+) -> None:
+    """Diffusers keeps there what PEFT keeps in a file of its own."""
+    fields = {f"transformer.{name}": value for name, value in FIELDS.items()}
+    path = diffusers_lora(tmp_path, fields | {"text_encoder.r": 9})
+
+    adapter = read_adapter(path, pipeline_spec())
+
+    assert adapter.scales.tolist() == [2.0]
+    assert adapter.info.scales[0].source == "alpha/r of lora_adapter_metadata"
+    assert adapter.info.format == "peft"
+    assert adapter.warnings == ()
+
+
+def test_configuration_in_the_metadata_of_a_model_is_for_all_of_it(tmp_path: Path) -> None:
+    """A single model's file says nothing of components."""
+    path = diffusers_lora(tmp_path, {**FIELDS, "use_rslora": True}, Q)
+
+    scale = float(read_adapter(path, base_spec()).scales[0])
+
+    assert scale == pytest.approx(6 / 3**0.5)
+
+
+def test_component_without_a_configuration_needs_what_the_caller_knows(tmp_path: Path) -> None:
+    """What another component was trained with does not count."""
+    path = diffusers_lora(tmp_path, {"text_encoder.r": 3, "text_encoder.lora_alpha": 6})
+
+    with pytest.raises(AdapterConfigError, match="is missing"):
+        read_adapter(path, pipeline_spec())
+    assert read_adapter(path, pipeline_spec(), alpha=3).scales.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "^lora_adapter_metadata: is not valid JSON"),
+        ("[1]", "^lora_adapter_metadata: is no JSON object"),
+        ('{"transformer.r": 0}', "^r: 0 is not"),
+        ('{"r": 3, "use_qalora": true}', "^use_qalora: .* not served"),
+    ],
+)
+def test_malformed_configuration_in_the_metadata_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    """It is no less a configuration for where it stands."""
+    path = write(tmp_path, lora(f"transformer.{Q}"), {"lora_adapter_metadata": text})
+
+    with pytest.raises(AdapterConfigError, match=problem):
+        read_adapter(path, pipeline_spec())
