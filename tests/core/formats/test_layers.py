@@ -28,7 +28,7 @@ class Base(nn.Module):
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
         self.conv = conv
-        self.side = nn.Linear(1, 1)  # a model of an embedding alone is none
+        self.side = nn.Linear(1, 1, dtype=torch.float64)  # a model of an embedding alone is none
 
     @property
     def weight(self) -> Tensor:
