@@ -18,6 +18,7 @@ from tests.parity.trained import Trained
 WAYS: tuple[ApplyWord, ...] = ("unmerged", "merged")
 WEIGHTS = (1.0, 0.5, -1.0)
 DTYPES = (torch.float64, torch.float32)
+LOUD = 0.02  # the least that a change may be of the base's answer, and the base's of a change
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the norm of the change
 
 
@@ -50,8 +51,9 @@ Row = tuple[Part, ...]
 def change_of(trained: Trained, layer: Layer, num_rows: int) -> Tensor:
     """Return what the trainer's own forward adds to the base's, for each row, in float64."""
     x = layer.inputs(num_rows, torch.float64)
-    change = trained.model(x) - layer.base(torch.float64)(x)
-    assert isinstance(change, Tensor)
+    plain: Tensor = layer.base(torch.float64)(x)
+    change: Tensor = trained.model(x) - plain
+    assert LOUD * plain.norm() < change.norm() < plain.norm() / LOUD
     return change
 
 

@@ -1,7 +1,7 @@
 """The matrix: every way to train that is covered, on every layer that it takes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -37,6 +37,10 @@ class Case:
         """What tests call it."""
         return f"{self.form} on {self.layer}"
 
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
     @property
     def algorithm(self) -> str:
         """What it is counted under."""
@@ -70,16 +74,21 @@ class Form:
             yield Case(form=self.name, layer=layer, trainer=self.trainer)
 
 
+def _alpha(rank: int) -> float:
+    """Return an alpha that is no power of the rank, and keeps the change loud."""
+    return {1: 12.0, 16: 24.0}.get(rank, 3.0)
+
+
 def _lycoris(
     name: str, algorithm: str, layers: Sequence[str], dim: int = 2, **options: object
 ) -> Form:
     """Return a form of LyCORIS, named after its algorithm."""
-    trainer = Lycoris(algorithm=algorithm, dim=dim, options=options)
+    trainer = Lycoris(algorithm=algorithm, dim=dim, alpha=_alpha(dim), options=options)
     return Form(name=f"lycoris {name}", trainer=trainer, layers=layers)
 
 
 def _peft(name: str, algorithm: str, layers: Sequence[str], r: int = 2, **options: object) -> Form:
-    trainer = Peft(algorithm=algorithm, r=r, options=options)
+    trainer = Peft(algorithm=algorithm, r=r, alpha=_alpha(r), options=options)
     return Form(name=f"peft {name}", trainer=trainer, layers=layers)
 
 
@@ -89,7 +98,7 @@ def _dora(form: Form) -> Iterator[Form]:
     assert isinstance(trainer, Lycoris)
     for side, is_output in (("output", True), ("input", False)):
         options = {**trainer.options, "weight_decompose": True, "wd_on_out": is_output}
-        with_dora = Lycoris(algorithm=trainer.algorithm, dim=trainer.dim, options=options)
+        with_dora = replace(trainer, options=options)
         yield Form(name=f"{form.name}, dora by {side}", trainer=with_dora, layers=form.layers)
 
 
@@ -97,9 +106,7 @@ def _stored(form: Form, dtype: torch.dtype) -> Form:
     """Return a form of LyCORIS whose file has another dtype."""
     trainer = form.trainer
     assert isinstance(trainer, Lycoris)
-    stored = Lycoris(
-        algorithm=trainer.algorithm, dim=trainer.dim, options=trainer.options, dtype=dtype
-    )
+    stored = replace(trainer, dtype=dtype)
     return Form(name=f"{form.name} in {dtype}", trainer=stored, layers=form.layers)
 
 
@@ -169,18 +176,4 @@ FORMS = (
     *PEFT,
     REPLACED,
 )
-# What is not served yet.
-_LATER_LAYERS = (*CONVOLUTIONS, *NORMS, "embedding")
-_LATER_FORMS = (
-    "lycoris full difference",
-    "peft lora with a bias of its own",
-    "peft lora and its modules' biases",
-    "peft lora and all biases",
-    "peft modules_to_save",
-)
-CASES = tuple(
-    case
-    for form in FORMS
-    for case in form.cases()
-    if case.layer not in _LATER_LAYERS and case.form not in _LATER_FORMS
-)
+CASES = tuple(case for form in FORMS for case in form.cases())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import peft
 import torch
@@ -41,7 +42,8 @@ class Peft:
             model = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         randomise(trained.items(), seed, self.dtype)
-        with quiet():
+        # The card is a text for people, and takes longer than all the rest.
+        with quiet(), patch.object(model, "create_or_update_model_card"):
             _stored(model, self.dtype).save_pretrained(str(folder))
         for parameter in trained.values():
             parameter.data = parameter.data.to(torch.float64)

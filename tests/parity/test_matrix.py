@@ -11,7 +11,7 @@ from tests.parity.matrix import CASES, Case
 from tests.parity.report import worst_of
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_adapter_changes_the_layer_as_its_trainer_did(
     tmp_path: Path, case: Case, record_property: Callable[[str, object], None]
 ) -> None:
