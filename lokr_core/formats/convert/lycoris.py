@@ -8,10 +8,10 @@ from lokr_core.formats.convert.canonical import SUFFIXES, check_plain
 from lokr_core.formats.convert.error import ConversionError
 from lokr_core.formats.convert.modules import SourceModule, is_both_full
 from lokr_core.formats.convert.scale import Leaves, alpha_for, alpha_tensor, folded, rank_of
+from lokr_core.spec import ModuleKind
 
 _UNKNOWN = {
     "lora_magnitude_vector": "PEFT's DoRA adds no epsilon to the norm, as LyCORIS's does",
-    "lora_embedding_A": "LyCORIS changes no embeddings",
     "lora_up_bias": "LyCORIS has no bias beside a low-rank factor",
     "weight": "LyCORIS has no replaced parameters, and a difference would be rounded",
     "bias": "LyCORIS has no replaced parameters, and a difference would be rounded",
@@ -65,6 +65,9 @@ def _flat_name(path: str, components: Sequence[str]) -> str:
 
 def _leaves(module: SourceModule) -> Iterator[tuple[str, Tensor]]:
     check_plain(module)
+    if module.spec.kind in (ModuleKind.CONV1D, ModuleKind.EMBEDDING):
+        problem = f"LyCORIS changes no module of the kind {module.spec.kind.value!r}"
+        raise ConversionError(module.path, problem)
     for leaf, reason in _UNKNOWN.items():
         if module.has(leaf):
             raise ConversionError(module.path, reason)

@@ -80,7 +80,6 @@ def _lora_fields(modules: Sequence[SourceModule]) -> Json:
         "use_dora": _same(dora, "has or lacks a DoRA magnitude"),
         "lora_bias": _same(biases, "has or lacks a bias"),
         "fan_in_fan_out": any(conv1ds.values()),
-        "bias": "none",
         "lora_dropout": 0.0,
         "init_lora_weights": True,
     }
