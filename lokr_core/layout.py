@@ -118,14 +118,17 @@ class TermSlots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainSlot:
-    """Slot of a DoRA gain."""
+    """Slot of a DoRA gain; in a buffer of half precision it is a sum of several, [parts, n]."""
 
     values: TensorSlot
     axis: GainAxis
 
     def view(self, buffer: Tensor) -> Gain:
-        """Return the gain as a view of ``buffer``."""
-        return Gain(values=self.values.view(buffer), axis=self.axis)
+        """Return the gain, as a view of ``buffer`` unless it has parts."""
+        values = self.values.view(buffer)
+        if len(self.values.shape) > 1:
+            values = values.to(torch.promote_types(values.dtype, torch.float32)).sum(-2)
+        return Gain(values=values, axis=self.axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

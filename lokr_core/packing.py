@@ -25,21 +25,29 @@ from lokr_core.layout import (
 from lokr_core.weights import DenseWeights, LokrWeights, ModuleWeights, Term
 
 ALIGNMENT_BYTES = 16  # what vectorised loads of the kernels need
+_NUM_PARTS = 3  # of 8 bits in bfloat16, as many as float32 has
 
 
 @dataclass(slots=True)
 class _Packer:
     """Hands out aligned slots, one after the other."""
 
-    alignment: int  # in elements
+    dtype: torch.dtype  # of the buffer
     tensors: list[tuple[TensorSlot, Tensor]] = field(default_factory=list)
     end: int = 0
 
     def place(self, tensor: Tensor) -> TensorSlot:
         slot = TensorSlot(offset=self.end, shape=tuple(tensor.shape))
         self.tensors.append((slot, tensor))
-        self.end += -(-tensor.numel() // self.alignment) * self.alignment
+        alignment = ALIGNMENT_BYTES // self.dtype.itemsize  # in elements
+        self.end += -(-tensor.numel() // alignment) * alignment
         return slot
+
+    def gain_parts(self, values: Tensor) -> Tensor:
+        """Return a gain as it lies in the buffer."""
+        if self.dtype.itemsize >= values.dtype.itemsize:
+            return values
+        return _parts(values, self.dtype)
 
     def place_some(self, tensor: Tensor | None) -> TensorSlot | None:
         return None if tensor is None else self.place(tensor)
@@ -80,7 +88,7 @@ class _Module:
         for term, head in zip(self.weights.terms, self.leading, strict=True):
             self.terms.append(None if head is None else _place_factored(packer, term, head))
         if self.weights.gain is not None:
-            values = packer.place(self.weights.gain.values)
+            values = packer.place(packer.gain_parts(self.weights.gain.values))
             self.gain = GainSlot(values=values, axis=self.weights.gain.axis)
 
     def place_dense(self, packer: _Packer) -> ModuleLayout:
@@ -132,15 +140,24 @@ def _place_dense(packer: _Packer, term: Term) -> TermSlots:
     return TermSlots(delta=delta, rows=term.rows, at=term.at)
 
 
-def pack(modules: Mapping[str, ModuleWeights]) -> PackedFactors:
+def pack(
+    modules: Mapping[str, ModuleWeights], widest: torch.dtype = torch.float64
+) -> PackedFactors:
     """Copy the weights of all modules, by path, into one flat buffer.
 
-    The buffer has the widest dtype among the tensors; modules are laid out in order of path, so
-    adapters that change the same modules with equal shapes get equal layouts.
+    The buffer has the widest dtype among the tensors, gains aside, which are kept as sums of
+    narrower numbers where that loses nothing; modules are laid out in order of path, so adapters
+    that change the same modules with equal shapes get equal layouts.
+
+    Args:
+        modules: What an adapter does to each module.
+        widest: What is wider is rounded to this: the dtype that it is computed in anyway.
     """
     ordered = {path: _Module(modules[path]) for path in sorted(modules)}
-    dtype = _widest([t for module in ordered.values() for t in tensors_of(module.weights)])
-    packer = _Packer(alignment=ALIGNMENT_BYTES // min(ALIGNMENT_BYTES, dtype.itemsize))
+    dtype = _buffer_dtype([module.weights for module in ordered.values()])
+    if dtype.itemsize > widest.itemsize:
+        dtype = widest
+    packer = _Packer(dtype=dtype)
     for module in ordered.values():
         module.place_leading(packer)
     num_leading = packer.end
@@ -160,11 +177,37 @@ def pack(modules: Mapping[str, ModuleWeights]) -> PackedFactors:
     )
 
 
+def _buffer_dtype(modules: Sequence[ModuleWeights]) -> torch.dtype:
+    """Return the widest dtype of what cannot be kept in a narrower one."""
+    gains = [module.gain.values for module in modules if module.gain is not None]
+    others = [t for module in modules for t in tensors_of(replace(module, gain=None))]
+    dtype = _widest(others or gains)
+    return _widest([torch.empty(0, dtype=dtype), *(g for g in gains if not _has_parts(g, dtype))])
+
+
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
     dtype = tensors[0].dtype
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def _parts(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return numbers in a narrower dtype of which each is a sum, [parts, n]."""
+    parts: list[Tensor] = []
+    rest = values
+    for _ in range(_NUM_PARTS):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1].to(values.dtype)
+    return torch.stack(parts)
+
+
+def _has_parts(values: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a narrower dtype can hold numbers as sums, to float32's own precision."""
+    if values.dtype is not torch.float32 or dtype.itemsize >= values.dtype.itemsize:
+        return False
+    error = (_parts(values, dtype).to(values.dtype).sum(0) - values).abs()
+    return bool((error <= torch.finfo(values.dtype).eps * values.abs()).all())
 
 
 def with_layout(packed: PackedFactors, layout: AdapterLayout) -> PackedFactors:

@@ -44,6 +44,8 @@ def read_residual(module: FileModule, shape: WeightShape) -> DenseWeights | None
     entry = required(module, "bias_values")
     values = checked(entry) if entry.value.numel() else entry.value  # nothing may be left over
     rows, columns = _positions(required(module, "bias_indices"), values, shape)
+    if not values.numel():
+        return None
     dense = torch.zeros(shape.out_features, shape.columns, dtype=values.dtype)
     return DenseWeights(matrix=dense.index_put_((rows, columns), values), scale=1.0)
 

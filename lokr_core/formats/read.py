@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from lokr_core.adapter import Adapter, AdapterInfo
 from lokr_core.errors import AdapterError, AdapterFileError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, bind
@@ -113,9 +115,9 @@ class AdapterReader:
         weights = place((module.module, module.change) for module in modules)
         if not weights:
             raise AdapterFileError(f"{file.path}: holds no change of the base model")
-        packed = pack(weights)
+        packed = pack(weights, self._spec.compute_dtype)
         if not is_finite(packed.buffer):
-            raise _overflow(weights)
+            raise _overflow(weights, packed.buffer.dtype)
         packed = with_layout(packed, self._spec.shared_layout(packed.layout))
         info = describe(reader, modules, weights, binding, file.digest())
         recipe = recipe_of(file.content, binding, weights, packed, info)
@@ -148,14 +150,17 @@ class AdapterReader:
                 self._recipes.popitem(last=False)
 
 
-def _overflow(weights: Mapping[str, ModuleWeights]) -> AdapterError:
-    """Return the error for finite tensors whose products, such as a LoHa's, are not."""
+def _overflow(weights: Mapping[str, ModuleWeights], dtype: torch.dtype) -> AdapterError:
+    """Return the error for numbers, or products of them, that the buffer cannot hold."""
     path = next(
         path
         for path, module in weights.items()
-        if not all(is_finite(tensor) for tensor in tensors_of(module))
+        if not all(is_finite(tensor.to(dtype)) for tensor in tensors_of(module))
     )
-    return AdapterError(f"module {path!r}: the file's factors are so large that products overflow")
+    return AdapterError(
+        f"module {path!r}: the file's factors are so large that they or their products overflow "
+        f"{dtype}"
+    )
 
 
 def _check_complete(binding: Binding, path: Path, *, partial: bool) -> None:

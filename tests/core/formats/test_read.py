@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lokr_core.errors import MixError
+from lokr_core.errors import AdapterError, MixError
 from lokr_core.formats import read_adapter
 from lokr_core.mix import check_adapter_id
 from lokr_core.weights import HadamardWeights, LokrWeights
@@ -102,7 +102,7 @@ def test_adapters_of_equal_shapes_share_their_layout(tmp_path: Path) -> None:
     assert first.layout is not other.layout
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_factors_stay_in_the_precision_of_the_file(tmp_path: Path, dtype: torch.dtype) -> None:
     """Half the bytes is twice the adapters."""
     tensors = {k: t if "alpha" in k else t.to(dtype) for k, t in low_rank(FLAT_Q).items()}
@@ -113,6 +113,62 @@ def test_factors_stay_in_the_precision_of_the_file(tmp_path: Path, dtype: torch.
     weights = adapter.module(Q).terms[0].delta
     assert isinstance(weights, LokrWeights)
     assert torch.equal(weights.w1.dense(), tensors[f"{FLAT_Q}.lokr_w1"])
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.float64])
+def test_factors_are_not_kept_wider_than_they_are_computed_in(
+    tmp_path: Path, base: torch.dtype
+) -> None:
+    """One tensor in double precision would double the bytes of all, to no effect."""
+    tensors = low_rank(FLAT_Q)
+    tensors[f"{FLAT_Q}.lokr_w1"] = tensors[f"{FLAT_Q}.lokr_w1"].double()
+
+    assert read_adapter(write(tmp_path, tensors), base_spec(base)).buffer.dtype == base
+
+
+def test_number_that_the_dtype_of_computation_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """It would come out as infinity, and every output with it."""
+    tensors = low_rank(FLAT_Q)
+    tensors[f"{FLAT_Q}.lokr_w1"] = 1e300 * torch.ones(2, 3).double()
+    path = write(tmp_path, tensors)
+
+    with pytest.raises(AdapterError, match=rf"'{Q}': .* overflow torch\.float32"):
+        read_adapter(path, base_spec())
+    assert read_adapter(path, base_spec(torch.float64)).delta_weights()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gain_does_not_widen_a_file_of_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    """It needs float32, a few numbers beside many; the many keep their bytes."""
+    tensors = low_rank(FLAT_Q) | {f"{FLAT_Q}.dora_scale": 2 * draw(8, 1).abs() + 0.5}
+    narrow = {k: t.to(dtype) for k, t in tensors.items()}
+    wide = {k: t.float() for k, t in narrow.items()}
+
+    adapter = read_adapter(write(tmp_path, narrow), base_spec())
+
+    plain = read_adapter(write(tmp_path, wide), base_spec())
+    ours, theirs = adapter.module(Q).gain, plain.module(Q).gain
+    assert adapter.buffer.dtype == dtype
+    assert ours is not None
+    assert theirs is not None
+    torch.testing.assert_close(ours.values, theirs.values, rtol=2e-7, atol=0)
+
+
+def test_gain_that_half_precision_cannot_hold_in_parts_widens_the_file(tmp_path: Path) -> None:
+    """Bytes are worth less than being right."""
+    magnitude = torch.full((8, 1), 6e4).half()
+    tensors = {k: t.half() for k, t in low_rank(FLAT_Q).items()}
+    tensors[f"{FLAT_Q}.dora_scale"] = magnitude
+    spec = base_spec()
+    spec.modules[Q].weight.mul_(1e-6)
+    tensors[f"{FLAT_Q}.lokr_w2_b"] = torch.zeros(3, 4).half()
+
+    adapter = read_adapter(write(tmp_path, tensors), spec)
+
+    gain = adapter.module(Q).gain
+    assert adapter.buffer.dtype == torch.float32
+    assert gain is not None
+    assert bool((gain.values > 1e9).all())
 
 
 def test_buffer_does_not_keep_the_file_in_memory(tmp_path: Path) -> None:
