@@ -6,61 +6,47 @@ from dataclasses import dataclass
 from math import prod
 
 from lokr_core.adapter import Adapter
-from lokr_core.layout import AdapterLayout, delta_factors
+from lokr_core.layout import AdapterLayout
 from lokr_core.mix import AdapterMix
-from lokr_core.ops.contraction import cheapest_steps, count_macs
+from lokr_core.ops.geometry import CONV_TYPES, ConvGeometry
+from lokr_core.ops.macs import forming_macs, row_macs
 from lokr_core.pool import AdapterPool
-from lokr_core.spec import ModelSpec, ModuleSpec
-from lokr_core.weights import (
-    DeltaWeights,
-    Factor,
-    GainAxis,
-    LokrWeights,
-    LowRankFactor,
-    ModuleWeights,
-)
+from lokr_core.spec import ModelSpec, ModuleKind, ModuleSpec
+from lokr_core.weights import GainAxis, ModuleWeights
 
 MAX_LAYOUTS = 1024  # whose counts are remembered; a server meets few, one for each way to train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixCost:
-    """Multiply-adds and bytes of a mix over all linear modules of the base."""
+    """Multiply-adds and bytes of a mix; the row of a convolution is one output position."""
 
-    base_macs: int  # of one row through every linear module of the base
-    unmerged_macs: int  # of one row through the deltas
+    base_macs: int  # of one row through every linear module and convolution of the base
+    unmerged_macs: int  # of one row through the changes
     merge_macs: int  # of merging once
-    merged_bytes: int  # of the merged weights
+    merged_bytes: int  # of the merged parameters
 
 
-def _dense_macs(factor: Factor) -> int:
-    if isinstance(factor, LowRankFactor):
-        rows, cols = factor.shape
-        return rows * cols * factor.a.shape[-1]
-    return 0
+def _product_macs(module: ModuleSpec) -> int:
+    """Count the multiply-adds of one row through a module."""
+    is_product = module.kind.is_linear or module.kind is ModuleKind.CONV
+    return prod(module.shape) if is_product else 0
 
 
-def delta_macs(delta: DeltaWeights) -> int:
-    """Count the multiply-adds of one row through a delta."""
-    if isinstance(delta, LokrWeights):
-        return count_macs(cheapest_steps(delta), (delta.w1.shape[1], delta.w2.shape[1]))
-    out_features, in_features = delta.shape
-    return _form_macs(delta) + out_features * in_features
-
-
-def _form_macs(delta: DeltaWeights) -> int:
-    """Count the multiply-adds of forming the dense delta."""
-    out_features, in_features = delta.shape
-    return sum(map(_dense_macs, delta_factors(delta))) + out_features * in_features
-
-
-def _row_macs(module: ModuleSpec, weights: ModuleWeights) -> int:
-    macs = sum(delta_macs(term.delta) for term in weights.terms)
+def module_macs(module: ModuleSpec, weights: ModuleWeights) -> int:
+    """Count the multiply-adds that a change adds to one row of a module."""
+    layer = module.module
+    geometry = ConvGeometry.of(layer) if isinstance(layer, CONV_TYPES) else None
+    is_table = module.kind is ModuleKind.EMBEDDING
+    macs = sum(row_macs(term.delta, geometry, is_table=is_table) for term in weights.terms)
+    if weights.replacement is not None and weights.replacement.weight is not None:
+        macs += weights.replacement.weight.numel() * (_product_macs(module) > 0)
     if weights.gain is not None:
         macs += module.out_features
         if weights.gain.axis is GainAxis.INPUT:
-            macs += module.out_features * module.in_features  # one more base product
-    return macs
+            macs += _product_macs(module)  # one more base product
+    added = (weights.vector, weights.bias)
+    return macs + sum(len(values) for values in added if values is not None)
 
 
 class CostModel:
@@ -69,7 +55,7 @@ class CostModel:
     def __init__(self, pool: AdapterPool, spec: ModelSpec) -> None:
         self._pool = pool
         self._spec = spec
-        self._base_macs = sum(prod(m.shape) for m in spec.modules.values() if m.kind.is_linear)
+        self._base_macs = sum(map(_product_macs, spec.modules.values()))
         self._by_layout: OrderedDict[AdapterLayout, tuple[int, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -82,7 +68,7 @@ class CostModel:
             base_macs=self._base_macs,
             unmerged_macs=sum(row for row, _ in costs),
             merge_macs=sum(merge for _, merge in costs),
-            merged_bytes=sum(self._spec.modules[path].weight.nbytes for path in paths),
+            merged_bytes=sum(self._spec.modules[path].parameter.nbytes for path in paths),
         )
 
     def _adapter_macs(self, adapter: Adapter) -> tuple[int, int]:
@@ -94,8 +80,8 @@ class CostModel:
                 return known
         modules = adapter.modules()
         counted = (
-            sum(_row_macs(self._spec.modules[path], w) for path, w in modules.items()),
-            sum(_form_macs(term.delta) for w in modules.values() for term in w.terms),
+            sum(module_macs(self._spec.modules[path], w) for path, w in modules.items()),
+            sum(forming_macs(term.delta) for w in modules.values() for term in w.terms),
         )
         with self._lock:
             self._by_layout[adapter.layout] = counted

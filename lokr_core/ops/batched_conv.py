@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lokr_core.ops.contraction import Side, Step, cheapest_steps, grid_of
+from lokr_core.ops.contraction import Side, Step, cheapest_steps, grid_of, is_split
 from lokr_core.ops.geometry import ConvGeometry
 from lokr_core.ops.torch_ops import delta_weight
 from lokr_core.weights import DeltaWeights, LokrWeights
@@ -106,6 +106,6 @@ def batched_conv(
     weights: DeltaWeights, num_entries: int, geometry: ConvGeometry
 ) -> BatchedConvLokr | BatchedConvDense:
     """Return the deltas of E adapters for a convolution, ready to be applied."""
-    if isinstance(weights, LokrWeights) and weights.w1.shape[0] % geometry.groups == 0:
+    if isinstance(weights, LokrWeights) and is_split(weights, geometry.taps):
         return BatchedConvLokr(weights, geometry)
     return BatchedConvDense(partial(delta_weight, weights), num_entries, geometry)

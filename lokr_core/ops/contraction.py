@@ -31,6 +31,7 @@ class Taps:
 
     num_taps: int  # K, the product of the kernel's sizes
     num_positions: int = 1  # input positions for each output position, the product of the strides
+    num_groups: int = 1  # of channels; each has its own rows of w1, and all share w2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,27 +92,33 @@ def _interleavings(left: Sequence[Step], right: Sequence[Step]) -> Iterator[tupl
         yield tuple(next(lefts) if place in places else next(rights) for place in range(total))
 
 
-def count_macs(steps: Sequence[Step], grid: tuple[int, int], num_positions: int = 1) -> int:
+_NO_TAPS = Taps(num_taps=1)
+
+
+def count_macs(steps: Sequence[Step], grid: tuple[int, int], taps: Taps = _NO_TAPS) -> int:
     """Count the multiply-adds of ``steps`` for one row, or one output position.
 
     Args:
         steps: Products in their order.
-        grid: Rows and columns at the start, I1 and I2.
-        num_positions: Input positions for each output position of a convolution.
+        grid: Rows and columns at the start, I1 and I2, of one group of channels.
+        taps: Of a convolution.
     """
     rows, cols = grid
-    macs, positions = 0, num_positions
-    for step in steps:
+    macs, positions = 0, taps.num_positions
+    last_left = max(n for n, step in enumerate(steps) if step.side is Side.LEFT)
+    for index, step in enumerate(steps):
         if step.num_taps is not None:
             positions = 1
         out, inner = step.matrix.shape[-2:]
+        if index == last_left:
+            out //= taps.num_groups
         if step.side is Side.LEFT:
             macs += out * inner * cols * positions
             rows = out
         else:
             macs += out * inner * rows * positions
             cols = out
-    return macs
+    return taps.num_groups * macs
 
 
 def grid_of(weights: LokrWeights, taps: Taps | None = None) -> tuple[int, int]:
@@ -128,6 +135,10 @@ def cheapest_steps(weights: LokrWeights, taps: Taps | None = None) -> tuple[Step
         taps: Of a convolution; None for a product of matrices.
     """
     grid = grid_of(weights, taps)
-    positions = 1 if taps is None else taps.num_positions
     orders = _interleavings(_left_steps(weights.w1), _right_steps(weights.w2, taps))
-    return min(orders, key=lambda steps: count_macs(steps, grid, positions))
+    return min(orders, key=lambda steps: count_macs(steps, grid, taps or _NO_TAPS))
+
+
+def is_split(weights: LokrWeights, taps: Taps) -> bool:
+    """Whether each group of channels has whole rows of w1, so that the factors can be applied."""
+    return weights.w1.shape[0] % taps.num_groups == 0

@@ -39,7 +39,9 @@ class ConvGeometry:
     @property
     def taps(self) -> Taps:
         """What counting operations needs to know."""
-        return Taps(num_taps=prod(self.kernel), num_positions=prod(self.stride))
+        return Taps(
+            num_taps=prod(self.kernel), num_positions=prod(self.stride), num_groups=self.groups
+        )
 
     def padded(self, x: Tensor) -> Tensor:
         """Return x [N, C, *S] with its borders."""

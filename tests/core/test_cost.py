@@ -3,10 +3,28 @@
 from collections.abc import Mapping
 
 import pytest
+from torch import nn
 
 from lokr_core import Adapter, AdapterMix, MixCost, attach
-from lokr_core.weights import ModuleWeights
-from tests.core.factors import build_adapter, make_base, random_adapter, random_module
+from lokr_core.weights import (
+    DenseWeights,
+    FullFactor,
+    LokrWeights,
+    ModuleWeights,
+    Replacement,
+    Term,
+    TuckerFactor,
+)
+from tests.core.factors import (
+    build_adapter,
+    draw,
+    low_rank,
+    make_base,
+    random_adapter,
+    random_factor,
+    random_module,
+)
+from tests.core.layers.subjects import Host
 
 BASE_MACS = 12 * 20 + 20 * 15 + 15 * 6
 
@@ -104,3 +122,70 @@ def test_counts_are_remembered_for_the_layouts_used_of_late(
         adapted.cost(AdapterMix.of({adapter: 1.0}))
 
     assert counted == [first, second, third, second]
+
+
+def change_macs(layer: nn.Module, weights: ModuleWeights) -> int:
+    """Return the operations that a change adds to one row of a layer."""
+    host = Host(layer).double()
+    adapted = attach(host)
+    adapter = build_adapter(adapted.spec, "a", {"layer": weights})
+    adapted.add(adapter)
+    return adapted.cost(AdapterMix.of({adapter: 1.0})).unmerged_macs
+
+
+ONE = FullFactor(matrix=draw(1, 1, seed=0))
+LORA = ModuleWeights.of(LokrWeights(w1=ONE, w2=low_rank(8, 6 * 9, 2, 1), scale=1.0))
+TUCKER = TuckerFactor(core=draw(2, 3, 9, seed=1), a=draw(2, 8, seed=2), b=draw(3, 6, seed=3))
+BLOCKS = LokrWeights(w1=random_factor(4, 3, None, 1), w2=random_factor(2, 9, None, 2), scale=1.0)
+DENSE = DenseWeights(matrix=draw(8, 3 * 9, seed=1), scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights", "macs"),
+    [
+        (nn.Conv2d(6, 8, 3), LORA, 2 * 6 * 9 + 2 + 2 * 8),
+        (nn.Conv2d(6, 8, 3, stride=2), LORA, 2 * 6 * 9 + 2 + 2 * 8),
+        (
+            nn.Conv2d(6, 8, 3, stride=2),
+            ModuleWeights.of(LokrWeights(w1=ONE, w2=TUCKER, scale=1.0)),
+            4 * 6 * 3 + 3 * 2 * 9 + 2 + 2 * 8,
+        ),
+        # Two groups of 3 channels, and 2 of the 4 rows of w1 each; w2 is 2 by (1, 9).
+        (nn.Conv2d(6, 8, 3, groups=2), ModuleWeights.of(BLOCKS), 2 * (2 * 3 + 2 * 9 * 2)),
+        (nn.Conv2d(6, 8, 3, groups=2), ModuleWeights(terms=(Term(delta=DENSE),)), 8 * 3 * 9),
+        (
+            nn.Conv2d(6, 8, 3, groups=2),
+            ModuleWeights(replacement=Replacement(weight=DENSE.matrix)),
+            8 * 3 * 9,
+        ),
+        (
+            nn.Embedding(8, 6),
+            ModuleWeights.of(LokrWeights(w1=ONE, w2=low_rank(8, 6, 2, 1), scale=1.0)),
+            6 * 2 + 6,
+        ),
+        (
+            nn.Embedding(8, 6),
+            ModuleWeights.of(DenseWeights(matrix=draw(8, 6, seed=1), scale=1.0)),
+            6,
+        ),
+        (nn.LayerNorm(4), ModuleWeights(vector=draw(4, seed=1), bias=draw(4, seed=2)), 8),
+        (nn.Conv1d(6, 8, 1), ModuleWeights(bias=draw(8, seed=2)), 8),
+    ],
+)
+def test_each_kind_is_counted(layer: nn.Module, weights: ModuleWeights, macs: int) -> None:
+    """A row of a convolution is an output position; of a table only one row is formed."""
+    assert change_macs(layer, weights) == macs
+
+
+def test_forming_a_tucker_form_is_counted() -> None:
+    """Merging forms the delta once, kernel included."""
+    adapted = attach(Host(nn.Conv2d(6, 8, 3)).double())
+    weights = ModuleWeights.of(LokrWeights(w1=ONE, w2=TUCKER, scale=1.0))
+    adapter = build_adapter(adapted.spec, "a", {"layer": weights})
+    adapted.add(adapter)
+
+    cost = adapted.cost(AdapterMix.of({adapter: 1.0}))
+
+    assert cost.merge_macs == 2 * 8 * 3 * 9 + 8 * 3 * 9 * 6 + 8 * 6 * 9
+    assert cost.base_macs == 8 * 6 * 9 + 2 * 2
+    assert cost.merged_bytes == 8 * 6 * 9 * 8

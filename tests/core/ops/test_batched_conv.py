@@ -105,7 +105,7 @@ def test_a_tucker_form_is_reduced_before_it_is_convolved() -> None:
 
     rights = [step for step in steps if step.side is Side.RIGHT]
     assert [step.num_taps for step in rights] == [None, 9, None]
-    macs = count_macs(steps, grid_of(weights, taps))
+    macs = count_macs(steps, grid_of(weights, taps), taps)
     assert macs == 64 * 4 + 4 * 4 * 9 + 4 * 64 + 4  # to rank 4, the kernel, to 64, and w1
 
 
