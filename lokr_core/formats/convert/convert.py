@@ -101,8 +101,6 @@ def _open(source: Path, spec: ModelSpec | None, options: ReadOptions) -> _Opened
         spec = file_base(content.tensors)
         _check_paths(spec)
     adapter = AdapterReader(spec).read(source, "source", options)
-    if adapter.info.digest != opened.file.digest():
-        raise AdapterFileError(f"{source}: changed while it was read")
     modules: tuple[FileModule, ...] = bind(content.tensors, ModuleNames(spec)).modules
     return _Opened(adapter=adapter, content=content, modules=source_modules(adapter, modules))
 

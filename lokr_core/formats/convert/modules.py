@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lokr_core.adapter import Adapter
 from lokr_core.formats.binding import FileModule, Target
-from lokr_core.formats.convert.error import ConversionError
 from lokr_core.formats.convert.rows import placed
 from lokr_core.formats.convert.scale import Leaves
 from lokr_core.spec import ModuleSpec
@@ -58,10 +57,6 @@ def source_modules(adapter: Adapter, modules: Sequence[FileModule]) -> list[Sour
     for module in modules:
         targets = sorted(module.targets, key=lambda target: target.spec.path)
         for path, group in groupby(targets, key=lambda target: target.spec.path):
-            if path in found:
-                raise ConversionError(
-                    path, "the file has several modules for it, which no layout can tell apart"
-                )
             found[path] = _source(adapter, module, list(group), weights[path])
     return [found[path] for path in sorted(found)]
 

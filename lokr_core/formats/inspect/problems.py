@@ -64,8 +64,8 @@ def bind_all(tensors: Mapping[str, Tensor], names: ModuleNames, problems: Proble
             return bind(left, names)
         except AdapterTensorError as error:
             problems.add(error)
-            if left.pop(error.tensor, None) is None:
-                break
+            del left[error.tensor]
+    problems.add(AdapterError(f"{MAX_REBINDS} tensors are refused, and the rest was not looked at"))
     return Binding(modules=(), unmatched=())
 
 

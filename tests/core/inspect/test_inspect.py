@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import lokr_core
 from lokr_core.formats.inspect import AdapterReport, inspect_adapter
@@ -127,6 +127,22 @@ def test_problems_are_bounded_and_counted(spec: ModelSpec, tmp_path: Path) -> No
 
     assert found.num_problems == 120
     assert len(found.problems) == 50
+
+
+def test_a_file_of_another_algorithm_is_given_up(spec: ModelSpec, tmp_path: Path) -> None:
+    """Binding it again without each of its tensors would take as many rounds."""
+    keys = {f"blocks.0.{n}.oft_blocks": torch.ones(1) for n in range(300)}
+    found = report(write(tmp_path / "a.safetensors", keys), spec)
+
+    assert found.num_problems == 201
+
+
+def test_a_module_that_cannot_be_routed_is_named(tmp_path: Path) -> None:
+    """Its owner uses its weight without calling it."""
+    spec = lokr_core.attach(nn.ModuleDict({"attention": nn.MultiheadAttention(SIZE, 2)})).spec
+    found = report(write(tmp_path / "a.safetensors", lokr("attention.out_proj")), spec)
+
+    assert [problem.module for problem in found.problems] == ["attention.out_proj"]
 
 
 def test_a_missing_configuration_is_one_problem(tmp_path: Path) -> None:
