@@ -26,7 +26,7 @@ class AdapterInfo:
     """What is known of an adapter beside its numbers."""
 
     format: str  # "peft" or "lycoris"
-    algorithms: tuple[str, ...]  # of "lokr", "lora", "loha", "dora", sorted
+    algorithms: tuple[str, ...]  # sorted, such as dora, full, loha, lokr, norm
     digest: str  # hex SHA-256 of the tensor file
     num_parameters: int
     scales: tuple[ScaleSource, ...]

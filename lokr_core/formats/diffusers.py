@@ -31,7 +31,7 @@ def metadata_configs(metadata: Mapping[str, str]) -> Mapping[str, PeftConfig]:
     for name, value in fields.items():
         component, _, field = name.rpartition(".")
         by_component.setdefault(component, {"peft_type": "LORA"})[field] = value
-    return {component: config_of(parts, METADATA_KEY) for component, parts in by_component.items()}
+    return {name: config_of(parts, METADATA_KEY, name) for name, parts in by_component.items()}
 
 
 def config_for(configs: Mapping[str, PeftConfig], path: str) -> PeftConfig | None:

@@ -65,7 +65,7 @@ def _notes(reader: ModuleReader, modules: Sequence[ReadModule]) -> Iterator[str]
         config = reader.config_of(module.module)
         if config is not None and module.form is not None:
             _, paths = by_config.setdefault(id(config), (config, []))
-            paths.append(trained_path(module.module))
+            paths.append(config.path_of(trained_path(module.module)))
     for config, paths in by_config.values():
         yield from config.warnings(paths)
 

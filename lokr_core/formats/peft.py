@@ -93,6 +93,7 @@ class PeftConfig:
     """The fields that a scale and a gain depend on."""
 
     source: str  # where they stand
+    component: str  # of a pipeline, whose paths they are of; "" if it is one model
     peft_type: str
     r: int
     alpha: float
@@ -104,6 +105,10 @@ class PeftConfig:
     is_unscaled: bool  # a LoKr of peft before 0.14, which applied no scale
     targets: Targets
     unknown_fields: tuple[str, ...]
+
+    def path_of(self, path: str) -> str:
+        """Return a module's path in the component that was trained."""
+        return path.removeprefix(f"{self.component}.") if self.component else path
 
     def rank_of(self, path: str) -> int:
         """Return r of a module."""
@@ -146,8 +151,13 @@ def parse_config(text: bytes) -> PeftConfig:
     return config_of(_parse_object(text), CONFIG_NAME)
 
 
-def config_of(fields: Mapping[str, object], source: str) -> PeftConfig:
-    """Return what the fields of a configuration say; ``source`` is where they stand.
+def config_of(fields: Mapping[str, object], source: str, component: str = "") -> PeftConfig:
+    """Return what the fields of a configuration say.
+
+    Args:
+        fields: Its fields.
+        source: Where they stand.
+        component: What the paths of the modules that it is for start with.
 
     Raises:
         AdapterConfigError: One is malformed, or has an effect that is not served.
@@ -164,6 +174,7 @@ def config_of(fields: Mapping[str, object], source: str) -> PeftConfig:
     alpha_field = "lora_alpha" if is_lora else "alpha"
     return PeftConfig(
         source=source,
+        component=component,
         peft_type=peft_type,
         r=_rank("r", fields.get("r", 8)),  # 8 is PEFT's default for all of them
         alpha=_finite(alpha_field, fields.get(alpha_field, 8)),

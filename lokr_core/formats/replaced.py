@@ -59,7 +59,7 @@ def read_replaced(module: FileModule, shape: WeightShape) -> Replaced:
             continue
         is_weight = leaf.endswith("weight")
         tensor = _weight(module, shape, entry) if is_weight else _bias(entry)
-        if _is_same(tensor, file_weight(module) if is_weight else _base_bias(module)):
+        if _is_same(tensor, _base_weight(module) if is_weight else _base_bias(module)):
             notes.append("hold parameters that equal the base's, which were left out")
         else:
             found[leaf] = tensor
@@ -84,6 +84,13 @@ def file_weight(module: FileModule) -> Tensor:
         begin = target.at or 0
         blocks.append(target.spec.weight[begin : begin + len(target.rows)].cpu())
     return torch.cat(blocks)
+
+
+def _base_weight(module: FileModule) -> Tensor | None:
+    """Return the same unless it is packed: what was rounded so never equals what it was."""
+    if any(target.spec.is_quantized for target in module.targets):
+        return None
+    return file_weight(module)
 
 
 def _base_bias(module: FileModule) -> Tensor | None:

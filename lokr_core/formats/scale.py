@@ -58,6 +58,7 @@ class TrainerNotes:
 
     dim: float | None  # the dimension that alpha was divided by
     is_bypass: bool
+    rs_alpha: float | None = None  # what alpha was set to, if it was to be over the root of dim
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "TrainerNotes":
@@ -68,7 +69,12 @@ class TrainerNotes:
             dim = metadata.get("ss_network_dim")
         elif config:
             dim = config.get("linear_dim")
-        return cls(dim=_positive(dim), is_bypass=config.get("bypass_mode") is True)
+        is_rs = _json_object(metadata.get("ss_network_args", "")).get("rs_lora")
+        return cls(
+            dim=_positive(dim),
+            is_bypass=config.get("bypass_mode") is True,
+            rs_alpha=_positive(metadata.get("ss_network_alpha")) if is_rs == "True" else None,
+        )
 
 
 def config_scale(
@@ -79,7 +85,7 @@ def config_scale(
     Raises:
         AdapterConfigError: The configuration's rank is not that of the tensors.
     """
-    path = trained_path(module)
+    path = config.path_of(trained_path(module))
     alpha = overrides.alpha if overrides.alpha is not None else config.alpha_of(path)
     rank = overrides.rank if overrides.rank is not None else config.rank_of(path)
     if overrides.rank is None and form.rank not in (None, rank):
@@ -201,6 +207,13 @@ def _ratio_caution(
         return (
             "were trained in LyCORIS's bypass mode, which ignored the scale before LyCORIS 4; "
             "if they look too weak or too strong, give scale_override=1"
+        )
+    rank = form.rank or 1
+    if alpha == notes.rs_alpha and rank > 1 and not overrides.has_ratio:
+        return (
+            "were trained with rs_lora by a LyCORIS that saved alpha as it was set, so that "
+            f"alpha/rank is too weak by the root of the rank; give scale_override="
+            f"{alpha / math.sqrt(rank):g} if they look so"
         )
     return None
 

@@ -209,12 +209,13 @@ def test_configuration_in_the_metadata_of_a_pipeline_is_that_of_its_component(
     tmp_path: Path,
 ) -> None:
     """Diffusers keeps there what PEFT keeps in a file of its own."""
-    fields = {f"transformer.{name}": value for name, value in FIELDS.items()}
+    fields: dict[str, object] = {f"transformer.{name}": v for name, v in FIELDS.items()}
+    fields["transformer.alpha_pattern"] = {"^block.q_proj": 12}
     path = diffusers_lora(tmp_path, fields | {"text_encoder.r": 9})
 
     adapter = read_adapter(path, pipeline_spec())
 
-    assert adapter.scales.tolist() == [2.0]
+    assert adapter.scales.tolist() == [4.0]
     assert adapter.info.scales[0].source == "alpha/r of lora_adapter_metadata"
     assert adapter.info.format == "peft"
     assert adapter.warnings == ()

@@ -291,3 +291,22 @@ def test_pattern_matches_whole_segments_at_the_end_of_a_path(tmp_path: Path) -> 
     )
 
     assert scale_of(read_adapter(folder, base_spec())) == 0.5
+
+
+@pytest.mark.parametrize(("rs_lora", "alpha"), [("True", 6.0), ("True", 7.0), ("False", 6.0)])
+def test_rs_lora_of_an_older_lycoris_is_reported(
+    tmp_path: Path, rs_lora: str, alpha: float
+) -> None:
+    """It saved alpha as it was set, later ones times the root of the rank: the setting tells."""
+    metadata = {
+        "ss_network_module": "lycoris.kohya",
+        "ss_network_dim": "3",
+        "ss_network_alpha": "6",
+        "ss_network_args": json.dumps({"rs_lora": rs_lora}),
+    }
+
+    adapter = read_adapter(write(tmp_path, low_rank(FLAT_Q, alpha=alpha), metadata), base_spec())
+
+    assert scale_of(adapter) == alpha / 3
+    is_told = any("scale_override=3.4641" in warning for warning in adapter.warnings)
+    assert is_told == (rs_lora == "True" and alpha == 6)
