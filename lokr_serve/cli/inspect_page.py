@@ -11,7 +11,7 @@ from lokr_core.formats.inspect import AdapterReport, Problem
 from lokr_core.formats.inspect.report import Contents, FileFacts, Fit, FormCount, Listing, Unchanged
 from lokr_serve.cli.inspect_mix import MixReport
 
-MAX_SHOWN = 6  # names of a kind; JSON has more
+MAX_SHOWN = 4  # names of a kind; JSON has more
 MAX_VALUE_CHARS = 100
 _INDENT = " "
 
@@ -94,7 +94,7 @@ def _content_rows(contents: Contents) -> list[tuple[str, str]]:
 
 
 def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
-    rows = [("changes", _count(fit.num_changed, "module") + " of the base")]
+    rows = [("binds to", _count(fit.num_bound, "module") + " of the base")]
     rows += [("unchanged", _unchanged(kind)) for kind in fit.unchanged]
     if fit.unmatched.count:
         rows.append(("unmatched", _listing(fit.unmatched)))

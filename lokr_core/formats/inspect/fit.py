@@ -1,4 +1,4 @@
-"""Fit: which modules of a base model an adapter changes, and which it leaves as they are."""
+"""Fit: which modules of a base model an adapter is for, and which it leaves as they are."""
 
 import re
 from collections import Counter
@@ -10,21 +10,21 @@ from lokr_core.spec import ModelSpec
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
-def fit_of(spec: ModelSpec, changed: Collection[str], unmatched: Sequence[str]) -> Fit:
+def fit_of(spec: ModelSpec, bound: Collection[str], unmatched: Sequence[str]) -> Fit:
     """Return how a file fits a base.
 
     Args:
         spec: The base's modules.
-        changed: Paths of those that the file changes.
+        bound: Paths of those that the file has tensors for.
         unmatched: Keys of the file that none of them takes.
     """
     in_base = Counter(module.kind.value for module in spec.modules.values())
     names: dict[str, Counter[str]] = {}
     for path, module in spec.modules.items():
-        if path not in changed:
+        if path not in bound:
             names.setdefault(module.kind.value, Counter())[_NUMBER.sub("*", path)] += 1
     return Fit(
-        num_changed=len(changed),
+        num_bound=len(bound),
         unchanged=tuple(
             Unchanged(
                 kind=kind,

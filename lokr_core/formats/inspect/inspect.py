@@ -1,7 +1,7 @@
 """inspect_adapter: reads a file module by module, and goes on after what is refused."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lokr_core.adapter import Adapter
@@ -9,6 +9,7 @@ from lokr_core.errors import AdapterError, MixError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, FileModule
 from lokr_core.formats.diffusers import metadata_configs
 from lokr_core.formats.file import TensorFile, parse_file
+from lokr_core.formats.info import describe
 from lokr_core.formats.inspect.contents import contents_of, trainer_facts
 from lokr_core.formats.inspect.file_base import file_base
 from lokr_core.formats.inspect.fit import fit_of
@@ -54,8 +55,8 @@ def inspect_adapter(path: Path, spec: ModelSpec | None = None) -> Inspection:
         version=None if adapter is None else adapter.ref.version,
         file=_file_facts(source, content),
         contents=contents_of(examined.modules, is_peft=examined.is_peft),
-        fit=None if spec is None else fit_of(spec, examined.changed, examined.binding.unmatched),
-        warnings=() if adapter is None else adapter.warnings,
+        fit=None if spec is None else fit_of(spec, examined.bound, examined.binding.unmatched),
+        warnings=examined.warnings if adapter is None else adapter.warnings,
         problems=problems.first,
         num_problems=problems.count,
     )
@@ -65,9 +66,10 @@ def inspect_adapter(path: Path, spec: ModelSpec | None = None) -> Inspection:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Examined:
     modules: list[ReadModule]
-    changed: frozenset[str]
+    bound: frozenset[str]
     binding: Binding
     is_peft: bool
+    warnings: tuple[str, ...]
 
 
 def _examine(
@@ -88,10 +90,13 @@ def _examine(
     binding = bind_all(content.tensors, ModuleNames(base), problems)
     if binding.unmatched:
         problems.add(UnmatchedKeysError(binding.unmatched))
-    modules = [_read_module(reader, module, problems) for module in binding.modules]
+    found = [_read_module(reader, module, problems) for module in binding.modules]
+    modules = [module for module in found if module is not None]
+    told = replace(binding, unmatched=())  # a problem here, and no warning
     return _Examined(
-        modules=[module for module in modules if module is not None],
-        changed=frozenset(t.spec.path for module in binding.modules for t in module.targets),
+        modules=modules,
+        warnings=describe(reader, modules, {}, told, source.file.digest()).warnings,
+        bound=frozenset(t.spec.path for module in binding.modules for t in module.targets),
         binding=binding,
         is_peft=reader.is_peft,
     )

@@ -90,9 +90,9 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What of a base model an adapter changes."""
+    """What of a base model an adapter is for."""
 
-    num_changed: int
+    num_bound: int  # modules of the base that the file has tensors for
     unchanged: tuple[Unchanged, ...]
     unmatched: Listing  # keys of the file that no module of the base takes
 

@@ -103,13 +103,25 @@ def test_every_problem_is_listed(spec: ModelSpec, tmp_path: Path) -> None:
     assert found.fit.unmatched.first == ("nowhere.lokr_w1",)
 
 
+def test_warnings_are_told_beside_problems(spec: ModelSpec, tmp_path: Path) -> None:
+    """A doubtful scale may be what is really wrong."""
+    metadata = {"ss_network_module": "lycoris.kohya", "ss_network_dim": "32"}
+    bad = {"nowhere.lokr_w1": torch.ones(2, 2)}
+    path = write(tmp_path / "a.safetensors", lokr("blocks.0"), bad, metadata=metadata)
+    found = report(path, spec)
+
+    assert found.num_problems == 1
+    assert len(found.warnings) == 1
+    assert "0.03125" in found.warnings[0]
+
+
 def test_what_stays_unchanged_is_told_by_kind(spec: ModelSpec, tmp_path: Path) -> None:
     """A file that changes less than it should is the commonest silent fault."""
     found = report(write(tmp_path / "a.safetensors", lokr("blocks.1")), spec)
 
     assert found.is_served
     assert found.fit is not None
-    assert found.fit.num_changed == 1
+    assert found.fit.num_bound == 1
     assert {kind.kind: (kind.num_modules, kind.num_in_base) for kind in found.fit.unchanged} == {
         "linear": (1, 2),
         "embedding": (1, 1),

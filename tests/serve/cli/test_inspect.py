@@ -69,7 +69,7 @@ def test_one_adapter_without_a_weight_needs_no_weights_of_the_base(
     outcome = run("inspect", str(adapter_folder / "poet"), "--model", str(tmp_path), "--json")
     found = json.loads(outcome.out)
 
-    assert found["adapters"][0]["fit"]["num_changed"] == 14
+    assert found["adapters"][0]["fit"]["num_bound"] == 14
     assert found["mix"]["merge_macs"] > 0
     assert found["mix"]["rounding_loss"] is None
 
