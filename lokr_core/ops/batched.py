@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from lokr_core.ops.contraction import Side, Step, cheapest_steps
-from lokr_core.ops.torch_ops import delta_weight
-from lokr_core.weights import DeltaWeights, HadamardWeights, LokrWeights
+from lokr_core.weights import (
+    DeltaWeights,
+    HadamardWeights,
+    LokrWeights,
+    LowRankFactor,
+    TuckerFactor,
+)
 
 
 class BatchedDelta(Protocol):
@@ -116,20 +121,33 @@ def _from_right(grid: Tensor, matrix: Tensor) -> Tensor:
 
 
 class BatchedHadamard:
-    """The LoHa deltas of E adapters for one module, formed anew at each use."""
+    """The LoHa deltas of E adapters for one module, formed anew at each use, one at a time."""
 
     def __init__(self, weights: HadamardWeights) -> None:
-        self._weights = weights
-        self._num_entries = weights.left.a.shape[0]
+        self._left, self._right = _entries(weights.left), _entries(weights.right)
+        self._scale = weights.scale
 
     def product(self, x: Tensor) -> Tensor:
         """Return the delta's output [E * L, O] for activations [E * L, I]."""
-        delta = delta_weight(self._weights, x.dtype)  # [E, O, I]
-        return torch.bmm(x.view(self._num_entries, -1, x.shape[-1]), delta.mT).flatten(0, 1)
+        parts = []
+        by_entry = x.view(len(self._left), -1, x.shape[-1])
+        for rows, left, right in zip(by_entry, self._left, self._right, strict=True):
+            delta = left.dense().mul_(right.dense())  # [O, I]
+            parts.append(rows @ delta.mT)
+        out = torch.cat(parts)
+        return out if self._scale == 1 else out.mul_(self._scale)
 
     def add_to(self, out: Tensor, x: Tensor) -> None:
         """Add the delta's output to ``out`` [E * L, O], in place."""
-        out.add_(self.product(x))
+        out.add_(self.product(x.reshape(-1, x.shape[-1])).view_as(out))
+
+
+def _entries(factor: LowRankFactor | TuckerFactor) -> list[LowRankFactor | TuckerFactor]:
+    """Return the factor of each of E adapters."""
+    if isinstance(factor, TuckerFactor):
+        parts = zip(factor.core, factor.a, factor.b, strict=True)
+        return [TuckerFactor(core=core, a=a, b=b) for core, a, b in parts]
+    return [LowRankFactor(a=a, b=b) for a, b in zip(factor.a, factor.b, strict=True)]
 
 
 def batched(weights: DeltaWeights) -> BatchedDelta:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost, load, scale, steps, throughput
+from benchmarks import cost, layers, load, scale, steps, throughput
 from benchmarks.scope import Scope
 
 NUM_PAIRS = 2
@@ -23,6 +23,23 @@ def test_cost_covers_every_way_of_applying_adapters(scope: Scope) -> None:
     assert names[:3] == ["attached, no adapter", "16 adapters", "one shared adapter, merged"]
     assert "4 mixes of 2 adapters" in names
     assert names[-1].startswith("PEFT")
+
+
+def test_layers_covers_every_kind_and_form(scope: Scope) -> None:
+    """Each is checked against the dense delta on the way; the counted figures are exact."""
+    figures = layers.run(scope)
+
+    assert {figure.name.split(", ")[0] for figure in figures} == {
+        "linear",
+        "conv2d",
+        "conv1d",
+        "embedding",
+        "layer norm",
+    }
+    assert len(figures) == 2 * (4 * 5 + 2 + 1)
+    counted = {f.name: f.ratio.value for f in figures if f.num_pairs == 0}
+    assert counted["conv2d, LoKr, w2 of low rank"] < 1
+    assert counted["embedding, LoRA"] < 1
 
 
 def test_scale_counts_bytes_exactly(scope: Scope) -> None:
