@@ -23,7 +23,9 @@ class Convert:
     """
 
     source: Annotated[Path, Argument(metavar="PATH", help="The adapter's file or folder.")]
-    out: Annotated[Path, Argument(help="A new safetensors file, or a new folder for peft.")]
+    out: Annotated[
+        Path, Argument(metavar="OUT", help="A new safetensors file, or a new folder for peft.")
+    ]
     to: Annotated[Layout, Option(help="The layout to write.")] = Layout.CANONICAL
     model: Annotated[
         Path | None,

@@ -39,7 +39,9 @@ def folded(factor: Tensor, scale: float) -> Tensor | None:
         return None
     product = factor.double() * scale
     rounded = product.to(factor.dtype)
-    is_exact = torch.equal(rounded.double(), product) and torch.equal(product / scale, factor)
+    is_exact = torch.equal(rounded.double(), product) and torch.equal(
+        product / scale, factor.double()
+    )
     return rounded if is_exact else None
 
 
