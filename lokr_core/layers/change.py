@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lokr_core.errors import MixError
 from lokr_core.layers.group import Group
@@ -137,14 +137,14 @@ class ReplacedChange:
         rows = x.index_select(0, gather).unflatten(0, (num_entries, -1))
         change = base.index_select(0, gather).unflatten(0, (num_entries, -1)).neg()
         for index, weight in enumerate(self._weights):
-            change[index].add_(self._forwards[index](rows[index])).mul_(weight)
+            change[index].add_(self._forwards[index](rows[index], change.dtype)).mul_(weight)
         self.group.add_rows(out, change.flatten(0, 1))
 
 
 class ReplacedForward:
     """A module's forward with the weights that an adapter has in place of the base's.
 
-    It is computed in the dtype of the input, or in that of the weights where theirs is wider.
+    It is computed in the dtype of the output, or in that of the weights where theirs is wider.
     """
 
     def __init__(self, layer: Layer, weights: ModuleWeights) -> None:
@@ -161,16 +161,18 @@ class ReplacedForward:
         """The weight as a matrix [O', C]."""
         return self._weight
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output, in the dtype of floating inputs."""
-        spec, dtype = self._layer.spec, self._weight.dtype
-        if x.is_floating_point():
-            dtype = torch.promote_types(dtype, x.dtype)
-        bias = adapted_bias(spec.bias, self._weights, dtype)
-        weight = spec.to_base_layout(self._weight.to(dtype))
-        if not x.is_floating_point():
-            return self._layer.bind(weight, bias)(x)
-        return self._layer.bind(weight, bias)(x.to(dtype)).to(x.dtype)
+    def __call__(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the output in ``dtype``: if None that of floating inputs, or of the base."""
+        spec = self._layer.spec
+        if dtype is None:
+            dtype = x.dtype if x.is_floating_point() else spec.parameter.dtype
+        wide = torch.promote_types(self._weight.dtype, dtype)
+        if type(spec.module).forward is nn.Embedding.forward:  # looks up, and computes nothing
+            return self._layer.bind(self._weight, None)(x).to(dtype)
+        bias = adapted_bias(spec.bias, self._weights, wide)
+        weight = spec.to_base_layout(self._weight.to(wide))
+        x = x.to(wide) if x.is_floating_point() else x
+        return self._layer.bind(weight, bias)(x).to(dtype)
 
 
 def _dense_terms(group: Group, path: str) -> tuple[tuple[Term, ...], ...]:

@@ -1,5 +1,6 @@
 """Which modules of a base model can carry adapters, and under which paths."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -66,6 +67,8 @@ _BYPASSED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the path of each module that cannot be routed, and why."""
     for path, module in component.named_modules():
+        if module_kind(module) is not None and not _takes_one_input(module):
+            yield path, f"{type(module).__name__} takes more than the one input of its kind"
         if isinstance(module, nn.Embedding) and module.max_norm is not None:
             yield path, "with max_norm an embedding writes to its weight at each use"
         if isinstance(module, CONV_TYPES) and not _is_plain_conv(module):
@@ -75,6 +78,12 @@ def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
                 for name in names:
                     reason = f"nn.{kind.__name__} uses its weight without calling it"
                     yield f"{path}.{name}".removeprefix("."), reason
+
+
+def _takes_one_input(module: nn.Module) -> bool:
+    """Whether rows can be told from the inputs; a table of positions, say, may take more."""
+    parameters = inspect.signature(type(module).forward).parameters
+    return len(parameters) == 2  # the module itself is the first
 
 
 def _is_plain_conv(conv: Conv) -> bool:

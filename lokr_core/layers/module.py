@@ -56,8 +56,9 @@ class RoutedModule:
         else:
             self._spec.module.__dict__["forward"] = self._replaced
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the module's output."""
+    def __call__(self, *positional: Tensor, **named: Tensor) -> Tensor:
+        """Return the module's output for its one input, by whatever name it is called with."""
+        (x,) = positional or named.values()
         routing = self._router.current
         if routing is None:
             return self._base(x)

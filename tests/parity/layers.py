@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.pytorch_utils import Conv1D
 
 NUM_OUT, NUM_IN = 24, 40
@@ -134,10 +136,19 @@ LAYERS: dict[str, Layer] = {
     "embedding": Layer(
         build=lambda: nn.Embedding(VOCABULARY, NUM_OUT), sample=(5,), takes_ids=True
     ),
+    "scaled embedding": Layer(
+        build=lambda: Gemma3TextScaledWordEmbedding(VOCABULARY, NUM_OUT, 0, embed_scale=5.0),
+        sample=(5,),
+        takes_ids=True,
+    ),
     "layer norm": Layer(build=lambda: nn.LayerNorm(NUM_OUT), sample=(3, NUM_OUT)),
     "layer norm without bias": Layer(
         build=lambda: nn.LayerNorm(NUM_OUT, bias=False), sample=(3, NUM_OUT)
     ),
+    "layer norm of 1 + weight": Layer(
+        build=lambda: NemotronLayerNorm1P(NUM_OUT), sample=(3, NUM_OUT)
+    ),
+    "rms norm": Layer(build=lambda: nn.RMSNorm(NUM_OUT), sample=(3, NUM_OUT)),
     "group norm": Layer(build=lambda: nn.GroupNorm(4, NUM_OUT), sample=(NUM_OUT, 4, 3)),
 }
 LINEAR = ("linear", "linear without bias", "square linear")
@@ -145,4 +156,5 @@ CONV1D = ("conv1d", "conv1d dilated")
 CONV2D = ("conv2d", "conv2d strided", "conv2d dilated", "conv2d of 1x1")
 GROUPED = ("conv2d in 2 groups", "conv2d in 8 groups", "conv2d depthwise")
 CONV3D = ("conv3d",)
-NORMS = ("layer norm", "layer norm without bias", "group norm")
+PLAIN_NORMS = ("layer norm", "layer norm of 1 + weight", "group norm")
+NORMS = (*PLAIN_NORMS, "layer norm without bias", "rms norm")

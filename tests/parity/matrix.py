@@ -6,7 +6,7 @@ from itertools import chain
 
 import torch
 
-from tests.parity.layers import CONV1D, CONV2D, CONV3D, GROUPED, LINEAR, NORMS, SIDE
+from tests.parity.layers import CONV1D, CONV2D, CONV3D, GROUPED, LINEAR, NORMS, PLAIN_NORMS, SIDE
 from tests.parity.lycoris_peer import Lycoris
 from tests.parity.peft_peer import Peft
 
@@ -20,7 +20,16 @@ PEFT_LOKR = (*LINEAR, *CONV1D, *CONV2D, *GROUPED)
 PEFT_KERNELS = tuple(name for name in PEFT_LOKR if name in KERNELS)
 # PEFT's LoRA passes no dilation on, and in a grouped convolution reads every channel: neither is
 # a change of the base's weight.
-PEFT_LORA = (*LINEAR, *TABLES, "conv1d", "conv2d", "conv2d strided", "conv2d of 1x1", "conv3d")
+PEFT_LORA = (
+    *LINEAR,
+    *TABLES,
+    "scaled embedding",
+    "conv1d",
+    "conv2d",
+    "conv2d strided",
+    "conv2d of 1x1",
+    "conv3d",
+)
 WITH_BIAS = ("linear", "transformers Conv1D", "conv1d", "conv2d", "conv3d")
 
 
@@ -138,7 +147,7 @@ LYCORIS_OTHER = (
     _lycoris("loha, rank-stabilised", "loha", LINEAR, dim=4, rs_lora=True),
     _lycoris("lora, rank-stabilised", "locon", ("linear", "conv2d"), dim=4, rs_lora=True),
     _lycoris("full difference", "full", WEIGHTED),
-    _lycoris("norm", "lokr", ("layer norm", "group norm"), train_norm=True),
+    _lycoris("norm", "lokr", PLAIN_NORMS, train_norm=True),
 )
 HALVES = tuple(
     _stored(form, dtype)
@@ -166,7 +175,7 @@ PEFT = (
 REPLACED = Form(
     name="peft modules_to_save",
     trainer=Peft(algorithm="lora", targets=(SIDE,), options={"modules_to_save": ["to_out"]}),
-    layers=(*WEIGHTED, *NORMS),
+    layers=(*WEIGHTED, "scaled embedding", *NORMS),
 )
 FORMS = (
     *LYCORIS_PLAIN,

@@ -58,6 +58,7 @@ def test_unmerged_answer_is_as_exact_as_the_base(
     with adapted.using(AdapterMix.of({adapter: 1.0}), apply="unmerged"):
         found = base(x)
 
+    assert found.dtype is dtype
     assert _rms(found - wanted) / _rms(wanted) <= 1.5 * max(of_base, once)
 
 
