@@ -112,7 +112,7 @@ def read_bias(
     if shape.kind is ModuleKind.EMBEDDING:
         raise UnsupportedModuleError(shape.name, f"tensor {entry.key!r} is a bias, it has none")
     bias = vector(entry, shape.out_features)
-    if "lora_up_bias" not in module.by_leaf:
+    if scale == 1 or "lora_up_bias" not in module.by_leaf:
         return bias
     product = scale * bias.double()
     narrow = product.to(bias.dtype)

@@ -60,14 +60,15 @@ def _notes(reader: ModuleReader, modules: Sequence[ReadModule]) -> Iterator[str]
     notes = Counter(note for module in modules for note in module.notes)
     for note, num_modules in notes.items():
         yield f"{num_modules} modules {note}"
-    by_config: dict[int, tuple[PeftConfig, list[str]]] = {}
+    by_config: dict[int, tuple[PeftConfig, list[ReadModule]]] = {}
     for module in modules:
         config = reader.config_of(module.module)
-        if config is not None and module.form is not None:
-            _, paths = by_config.setdefault(id(config), (config, []))
-            paths.append(config.path_of(trained_path(module.module)))
-    for config, paths in by_config.values():
-        yield from config.warnings(paths)
+        if config is not None:
+            by_config.setdefault(id(config), (config, []))[1].append(module)
+    for config, members in by_config.values():
+        held = [config.path_of(trained_path(module.module)) for module in members]
+        adapted = [path for path, m in zip(held, members, strict=True) if m.form is not None]
+        yield from config.warnings(adapted, held)
 
 
 def _resized(spec: ModelSpec, weights: Mapping[str, ModuleWeights]) -> Iterator[str]:

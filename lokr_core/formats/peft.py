@@ -12,6 +12,7 @@ from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.targets import Targets
 
 CONFIG_NAME = "adapter_config.json"
+MAX_SAVED = 200  # names of modules_to_save that are looked for
 Number = TypeVar("Number", int, float)
 
 LEAVES: Mapping[str, frozenset[str]] = {
@@ -61,7 +62,6 @@ _WITHOUT_EFFECT = frozenset(
         "lora_ga_config",
         "megatron_core",
         "module_dropout",
-        "modules_to_save",
         "peft_version",
         "qalora_group_size",
         "rank_dropout",
@@ -84,6 +84,7 @@ _READ = frozenset(
         "use_rslora",
         "use_dora",
         "init_lora_weights",
+        "modules_to_save",
     ]
 )
 
@@ -104,6 +105,7 @@ class PeftConfig:
     use_dora: bool
     is_unscaled: bool  # a LoKr of peft before 0.14, which applied no scale
     targets: Targets
+    modules_to_save: tuple[str, ...]
     unknown_fields: tuple[str, ...]
 
     def path_of(self, path: str) -> str:
@@ -120,12 +122,29 @@ class PeftConfig:
         subject = Subject(text=path, budget=self.budget)
         return _first_match("alpha_pattern", self.alpha_pattern, subject, self.alpha)
 
-    def warnings(self, paths: Sequence[str]) -> Iterator[str]:
-        """Yield what is odd about a file that changes the modules at ``paths``."""
-        yield from self.targets.warnings(paths)
+    def warnings(self, adapted: Sequence[str], held: Sequence[str]) -> Iterator[str]:
+        """Yield what is odd about a file.
+
+        Args:
+            adapted: The paths of the modules that it has factors for.
+            held: Those of all modules that it has tensors for.
+        """
+        yield from self.targets.warnings(adapted)
+        yield from self._unsaved(held)
         if self.unknown_fields:
             fields = listed(self.unknown_fields)
             yield f"not known here and not regarded, of {self.source}: {fields}"
+
+    def _unsaved(self, held: Sequence[str]) -> Iterator[str]:
+        """Yield the modules to be saved of which a file holds nothing."""
+        names = self.modules_to_save
+        if len(names) > MAX_SAVED:
+            yield f"the {len(names)} names of modules_to_save were not held against the file"
+            return
+        text = "\n".join(f".{path}." for path in held)
+        for name in names:
+            if f".{name}." not in text:
+                yield f"{quoted(name)} of modules_to_save has no tensors in the file"
 
 
 def _first_match(
@@ -187,6 +206,7 @@ def config_of(fields: Mapping[str, object], source: str, component: str = "") ->
         use_dora=_flag(fields, "use_dora", allowed=is_lora),
         is_unscaled=peft_type == "LOKR" and "rank_dropout_scale" not in fields,
         targets=Targets.of(fields),
+        modules_to_save=_names(fields, "modules_to_save"),
         unknown_fields=_unknown(fields),
     )
 
@@ -235,6 +255,13 @@ def _patterns(fields: Mapping[str, object], field: str) -> Iterator[tuple[Patter
             yield Pattern.parse(source), value
         except PatternError as error:
             raise AdapterConfigError(field, f"{quoted(source)} is no pattern: {error}") from error
+
+
+def _names(fields: Mapping[str, object], field: str) -> tuple[str, ...]:
+    value = fields.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise AdapterConfigError(field, f"{quoted(value)} is no list of names")
+    return tuple(value)
 
 
 def _flag(fields: Mapping[str, object], field: str, *, allowed: bool) -> bool:

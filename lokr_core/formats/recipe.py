@@ -89,14 +89,9 @@ def recipe_of(
         packed: The same in one buffer.
         info: What is known of the adapter.
     """
-    leaves = [(leaf, entry.value) for m in binding.modules for leaf, entry in m.by_leaf.items()]
-    if any(leaf in REPLACED_LEAVES for leaf, _ in leaves):
-        return None  # what equals the base's is left out, which each file's values tell
-    dtype = packed.buffer.dtype
+    dtype, spans = packed.buffer.dtype, _number_spans(content, binding)
     placed = sorted(_place(content, weights, packed), key=lambda item: item.offset)
-    numbers = [value for leaf, value in leaves if leaf in _NUMBERS]
-    spans = [span for number in numbers if (span := _span(content, number)) is not None]
-    if len(spans) < len(numbers) or not all(_is_moved(item, dtype) for item in placed):
+    if spans is None or not all(_is_moved(item, dtype) for item in placed):
         return None
     cuts = _cuts([item.span for item in placed if item.span], dtype)
     if cuts is None:
@@ -113,6 +108,19 @@ def recipe_of(
         scales=packed.scales,
         info=info,
     )
+
+
+def _number_spans(content: Tensor, binding: Binding) -> list[Span] | None:
+    """Return where the numbers lie that other files must have in common; None if others count.
+
+    What equals the base's is left out, which only the values of each file tell.
+    """
+    entries = [item for module in binding.modules for item in module.by_leaf.items()]
+    if any(leaf in REPLACED_LEAVES for leaf, _ in entries):
+        return None
+    spans = [_span(content, entry.value) for leaf, entry in entries if leaf in _NUMBERS]
+    found = [span for span in spans if span is not None]
+    return found if len(found) == len(spans) else None
 
 
 def _place(

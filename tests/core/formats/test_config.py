@@ -110,6 +110,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
         r"^target_modules: '\(' is no pattern",
     ),
     "biases of another kind": ({"bias": "some"}, "^bias: 'some' is not one of"),
+    "saved modules that are text": ({"modules_to_save": "head"}, "^modules_to_save: .* no list"),
     "excluded that are numbers": ({"exclude_modules": [3]}, "^exclude_modules: .* neither"),
 }
 

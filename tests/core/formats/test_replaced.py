@@ -258,3 +258,24 @@ def test_weight_and_bias_must_keep_one_number_of_outputs(
     """A head of five labels cannot add eight biases."""
     with pytest.raises(UnsupportedModuleError, match=rf"'{V}' .*outputs, but a bias of"):
         read_adapter(peft_lora(tmp_path, tensors), base_spec())
+
+
+def test_saved_module_without_tensors_is_reported(tmp_path: Path) -> None:
+    """PEFT leaves such a module as the base has it; so it is here, and said."""
+    tensors = lora(PEFT_Q) | {f"{WRAPPER}{V}.weight": draw(8, 12)}
+    saved = ["v_proj", "score", "block.v_proj"]
+    folder = write_peft(tmp_path, tensors, peft_type="LORA", lora_alpha=6, modules_to_save=saved)
+
+    adapter = read_adapter(folder, base_spec())
+
+    assert adapter.warnings == ("'score' of modules_to_save has no tensors in the file",)
+
+
+def test_saved_modules_beyond_counting_are_not_looked_for(tmp_path: Path) -> None:
+    """A hostile list must not cost time; that it was not regarded is said."""
+    names = [f"name_{index}" for index in range(201)]
+    folder = write_peft(tmp_path, lora(PEFT_Q), peft_type="LORA", modules_to_save=names)
+
+    adapter = read_adapter(folder, base_spec())
+
+    assert adapter.warnings == ("the 201 names of modules_to_save were not held against the file",)
