@@ -27,7 +27,7 @@ class Peft:
     targets: Sequence[str] = (PATH,)
     dtype: torch.dtype = torch.float32  # of the file
 
-    def train(self, base: Base, folder: Path, seed: int) -> Trained:
+    def train(self, base: nn.Module, folder: Path, seed: int) -> Trained:
         """Draw an adapter of a float64 base, write its folder, and apply it to the base."""
         fields = {
             "r": self.r,
@@ -35,7 +35,7 @@ class Peft:
             "target_modules": list(self.targets),
             **self.options,
         }
-        if isinstance(base.layer, Conv1D):
+        if isinstance(base, Base) and isinstance(base.layer, Conv1D):
             fields["fan_in_fan_out"] = True
         config = peft.get_peft_config({"peft_type": self.algorithm.upper(), **fields})
         with quiet():
