@@ -61,14 +61,11 @@ class ModuleSpec:
         Raises:
             UnsupportedModuleError: Its kind of packing cannot be undone.
         """
-        unreadable = UnsupportedModuleError(self.path, "its quantised weight cannot be read")
-        try:
-            weight = self.parameter.dequantize()
-        except (NotImplementedError, RuntimeError) as error:
-            raise unreadable from error
-        if weight.shape != self.shape:
-            raise unreadable
-        return weight
+        weight = self.parameter
+        if not weight.is_floating_point() or weight.shape != self.shape:
+            problem = "its quantised weight cannot be read, as a gain needs it to be"
+            raise UnsupportedModuleError(self.path, problem)
+        return weight.dequantize()  # a subclass of Tensor, which stands for its values
 
     @property
     def weight(self) -> Tensor:

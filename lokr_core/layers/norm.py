@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lokr_core.errors import UnsupportedModuleError
 from lokr_core.layers.layer import Forward, Gains, along_channels, term_matrix
 from lokr_core.layers.stand_in import stand_in
 from lokr_core.ops.batched import BatchedDelta
@@ -64,8 +65,12 @@ class NormLayer:
         out.add_(product, alpha=weight * term.delta.scale)
 
     def gains(self, gain: Gain, x: Tensor) -> Gains:
-        """Return the gains of E entries."""
-        return Gains(outputs=along_channels(gain.values, x.ndim))
+        """Refuse a gain: what a norm multiplies is no product that it could scale.
+
+        Raises:
+            UnsupportedModuleError: Always.
+        """
+        raise UnsupportedModuleError(self.spec.path, "a norm has no DoRA magnitude")
 
 
 class _Vector:

@@ -1,6 +1,7 @@
 """Work: all that is done at one module in one forward, decided once for a plan of rows."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,13 @@ def _require_one_size(layer: Layer, own: Sequence[OwnRows], num_rows: int) -> No
         )
 
 
+def _as_given(device_type: str) -> AbstractContextManager[object]:
+    """Return a context without autocast, which would narrow the products of changes."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 class _AddedToAll:
     """One Kronecker delta of each row, in order: the step that is worth most."""
 
@@ -142,7 +150,8 @@ class _Routed:
             assert own.rows is not None
             rows.index_copy_(0, own.rows, own.forward(x_rows[own.rows]).to(rows.dtype))
         if self._changes:
-            rows = self._changed(rows, x_rows)
+            with _as_given(x.device.type):
+                rows = self._changed(rows, x_rows)
         return self._layer.from_rows(rows, x)
 
     def _base_input(self, x: Tensor) -> Tensor:

@@ -142,11 +142,9 @@ class BatchedHadamard:
         out.add_(self.product(x.reshape(-1, x.shape[-1])).view_as(out))
 
 
-def _entries(factor: LowRankFactor | TuckerFactor) -> list[LowRankFactor | TuckerFactor]:
-    """Return the factor of each of E adapters."""
-    if isinstance(factor, TuckerFactor):
-        parts = zip(factor.core, factor.a, factor.b, strict=True)
-        return [TuckerFactor(core=core, a=a, b=b) for core, a, b in parts]
+def _entries(factor: LowRankFactor | TuckerFactor) -> list[LowRankFactor]:
+    """Return the factor of each of E adapters; only a convolution has a core."""
+    assert isinstance(factor, LowRankFactor)
     return [LowRankFactor(a=a, b=b) for a, b in zip(factor.a, factor.b, strict=True)]
 
 

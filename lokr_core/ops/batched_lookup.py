@@ -57,11 +57,9 @@ class BatchedLookup:
 def factor_rows(factor: Factor, index: Tensor) -> Tensor:
     """Return rows of a factor of E adapters, [E * L, cols], for an index [E * L]."""
     match factor:
-        case FullFactor():
-            return _rows(factor.matrix, index).flatten(0, 1)
         case LowRankFactor():
             return torch.bmm(_rows(factor.a, index), factor.b).flatten(0, 1)
-        case TuckerFactor():
+        case FullFactor() | TuckerFactor():
             return _rows(factor.dense(), index).flatten(0, 1)
     assert_never(factor)
 

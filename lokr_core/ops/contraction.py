@@ -68,11 +68,9 @@ def _right_steps(factor: Factor, taps: Taps | None) -> tuple[Step, ...]:
 def _matrices(factor: Factor) -> tuple[Tensor, ...]:
     """Return a factor's matrices in the order in which they meet the grid."""
     match factor:
-        case FullFactor():
-            return (factor.matrix,)
         case LowRankFactor():
             return factor.b, factor.a
-        case TuckerFactor():
+        case FullFactor() | TuckerFactor():
             return (factor.dense(),)
     assert_never(factor)
 

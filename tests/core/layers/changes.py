@@ -2,6 +2,7 @@
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lokr_core.weights import (
     DeltaWeights,
@@ -88,6 +89,19 @@ def _gains(drawing: st.DrawFn, subject: Subject) -> Gain:
 
 
 @st.composite
+def _norm_changes(
+    drawing: st.DrawFn, width: int, bias: Tensor | None, replacement: Replacement | None
+) -> ModuleWeights:
+    """Draw a vector, or a column without factors."""
+    seed = drawing(SEEDS)
+    if drawing(st.booleans()):
+        vector = draw(width, seed=seed)
+        return ModuleWeights(vector=vector, bias=bias, replacement=replacement)
+    column = DenseWeights(matrix=draw(width, 1, seed=seed), scale=drawing(SCALES))
+    return ModuleWeights(terms=(Term(delta=column),), bias=bias, replacement=replacement)
+
+
+@st.composite
 def changes(drawing: st.DrawFn, subject: Subject, *, can_replace: bool = True) -> ModuleWeights:
     """Draw what an adapter does to a layer."""
     seed, num_outputs = drawing(SEEDS), subject.num_outputs
@@ -101,8 +115,7 @@ def changes(drawing: st.DrawFn, subject: Subject, *, can_replace: bool = True) -
     if can_replace and bias is not None and drawing(st.booleans()):
         replacement, bias = Replacement(bias=bias), None
     if subject.kind == "norm":
-        vector = draw(num_outputs, seed=seed)
-        return ModuleWeights(vector=vector, bias=bias, replacement=replacement)
+        return drawing(_norm_changes(num_outputs, bias, replacement))
     return ModuleWeights(
         terms=tuple(drawing(st.lists(_terms(subject), min_size=1, max_size=2))),
         gain=drawing(_gains(subject)) if drawing(st.integers(0, 2)) == 0 else None,

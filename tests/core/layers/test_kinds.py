@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lokr_core import Adapted, AdapterMix, RoutingError, attach
+from lokr_core import Adapted, AdapterMix, RoutingError, UnsupportedModuleError, attach
 from lokr_core.attach import ApplyWord
 from lokr_core.layers.discover import discover
 from lokr_core.spec import ModuleKind
-from lokr_core.weights import DenseWeights, LokrWeights, ModuleWeights
+from lokr_core.weights import DenseWeights, Gain, GainAxis, LokrWeights, ModuleWeights
 from tests.core.factors import assert_close, build_adapter, draw, low_rank, random_factor
 from tests.core.layers.subjects import Host
 from tests.tiny import tiny_llama
@@ -130,6 +130,39 @@ def test_a_tied_weight_changes_in_one_of_its_places(changed: str, apply: ApplyWo
         assert_close(found[1], logits + 0.1 * hidden @ delta.matrix.mT)
     else:
         assert_close(found[0], embedded + 0.1 * delta.matrix[ids])
+
+
+def test_a_base_may_compute_in_another_dtype_than_its_inputs() -> None:
+    """Under autocast a linear module answers in bfloat16; the change is still summed wide."""
+    delta = conv_change(6, 8)
+    host, adapted, mix = attached(nn.Linear(8, 6), delta)
+    x = draw(1, 8, seed=1, dtype=torch.float32)
+    changed = (
+        x @ build_adapter(adapted.spec, "b", {"layer": delta}).delta_weights()["layer.weight"].mT
+    )
+
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = host(x)
+        with adapted.using(mix, "unmerged"):
+            found = host(x)
+
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        found, (plain.float() + changed).to(torch.bfloat16), rtol=0.02, atol=0.02
+    )
+
+
+def test_a_norm_has_no_gain() -> None:
+    """No trainer gives it one, and for some norms it would scale a weight that is not there."""
+    column = DenseWeights(matrix=draw(4, 1, seed=1), scale=1.0)
+    gain = Gain(values=draw(4, seed=2), axis=GainAxis.OUTPUT)
+    host, adapted, mix = attached(nn.LayerNorm(4).double(), ModuleWeights.of(column, gain))
+
+    with (
+        adapted.using(mix, "unmerged"),
+        pytest.raises(UnsupportedModuleError, match="a norm has no DoRA magnitude"),
+    ):
+        host(draw(2, 4, seed=3))
 
 
 def test_rows_that_nobody_can_tell_apart_are_an_error() -> None:

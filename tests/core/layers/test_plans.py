@@ -127,6 +127,20 @@ def test_packed_rows_must_be_as_many_as_the_spans_say() -> None:
             model.head(draw(3, 15, seed=0))
 
 
+def test_modules_that_nobody_changes_may_see_other_rows() -> None:
+    """A norm of every head sees more rows than there are tokens, and is the base's."""
+    adapted = attach(make_base())
+    adapter = random_adapter(adapted.spec, "a", paths=("second",))
+    adapted.add(adapter)
+    model, x = model_of(adapted), draw(4, 12, seed=0)
+    base = model.first(x)
+
+    with adapted.route(spans_of((AdapterMix.of({adapter: 1.0}), 2))):
+        found = model.first(x)
+
+    assert torch.equal(found, base)
+
+
 def test_all_base_tokens_are_not_routed() -> None:
     """Rows of the base cost nothing."""
     adapted, _ = adapted_with(1)
