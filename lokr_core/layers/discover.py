@@ -1,6 +1,7 @@
 """Which modules of a base model can carry adapters, and under which paths."""
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -63,21 +64,35 @@ _BYPASSED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.TransformerEncoderLayer, ("linear1", "linear2", "norm1", "norm2")),
 )
 
+# Layers of state space models, whose fast paths do so with a convolution.
+_BYPASS_CONVOLUTIONS = re.compile("[BM]amba|GatedDeltaNet|ShortConv")
+
 
 def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the path of each module that cannot be routed, and why."""
     for path, module in component.named_modules():
         if module_kind(module) is not None and not _takes_one_input(module):
             yield path, f"{type(module).__name__} takes more than the one input of its kind"
+        if module_kind(module) is not None and "weight" not in module._parameters:
+            yield path, "its weight is computed from other parameters, or is none of its own"
         if isinstance(module, nn.Embedding) and module.max_norm is not None:
             yield path, "with max_norm an embedding writes to its weight at each use"
         if isinstance(module, CONV_TYPES) and not _is_plain_conv(module):
             yield path, f"{type(module).__name__} computes more than a convolution"
-        for kind, names in _BYPASSED:
-            if isinstance(module, kind):
-                for name in names:
-                    reason = f"nn.{kind.__name__} uses its weight without calling it"
-                    yield f"{path}.{name}".removeprefix("."), reason
+        for name in _bypassed(module):
+            reason = f"{type(module).__name__} uses its weight without calling it"
+            yield f"{path}.{name}".removeprefix("."), reason
+
+
+def _bypassed(parent: nn.Module) -> Iterator[str]:
+    """Yield the names of children whose weight a module uses without their forward."""
+    for kind, names in _BYPASSED:
+        if isinstance(parent, kind):
+            yield from names
+    if _BYPASS_CONVOLUTIONS.search(type(parent).__name__):
+        for name, child in parent.named_children():
+            if isinstance(child, CONV_TYPES):
+                yield name
 
 
 def _takes_one_input(module: nn.Module) -> bool:

@@ -83,7 +83,7 @@ def test_attention_projection_is_refused_by_name() -> None:
     modules = attach(model).spec.modules
 
     assert modules["attention.out_proj"].refusal is not None
-    assert "nn.MultiheadAttention" in modules["attention.out_proj"].refusal
+    assert "MultiheadAttention" in modules["attention.out_proj"].refusal
     assert modules["linear"].refusal is None
     assert "forward" not in vars(model["attention"].get_submodule("out_proj"))
 

@@ -1,11 +1,13 @@
 """Modules that take other inputs than their kind does, or take them by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import OPTConfig, OPTForCausalLM
+from torch.nn.utils import parametrizations
+from transformers import Mamba2Config, Mamba2Model, OPTConfig, OPTForCausalLM
 
 import lokr_core
 from lokr_core import AdapterMix
@@ -54,6 +56,33 @@ def test_adapter_of_a_table_of_positions_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedModuleError, match=f"{POSITIONS}.*more than the one input"):
         lokr_core.read_adapter(write(tmp_path, tensors), discover(_opt()))
+
+
+@pytest.mark.parametrize(
+    "normalise", [parametrizations.weight_norm, parametrizations.spectral_norm]
+)
+def test_weight_that_is_computed_is_refused(
+    tmp_path: Path, normalise: Callable[[nn.Module], nn.Module]
+) -> None:
+    """A merged weight would be passed over, as the module computes its own at every call."""
+    base = nn.ModuleDict({"conv": normalise(nn.Conv1d(4, 6, 3)), "other": nn.Linear(2, 2)})
+    tensors = {"lycoris_conv.diff": torch.ones(6, 4, 3)}
+
+    with pytest.raises(UnsupportedModuleError, match=r"conv.*computed from other parameters"):
+        lokr_core.read_adapter(write(tmp_path, tensors), discover(base))
+
+
+def test_convolution_of_a_state_space_layer_is_refused(tmp_path: Path) -> None:
+    """Its layer reads the weight itself, so that a routed forward would never run."""
+    config = Mamba2Config(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_heads=2, head_dim=8, n_groups=1
+    )
+    spec = discover(Mamba2Model(config))
+    (path,) = (path for path in spec.modules if path.endswith("conv1d"))
+    tensors = {f"{path}.diff": torch.ones(spec.modules[path].parameter.shape)}
+
+    with pytest.raises(UnsupportedModuleError, match=r"conv1d.*without calling it"):
+        lokr_core.read_adapter(write(tmp_path, tensors), spec)
 
 
 class _ByName(nn.Module):
