@@ -1,6 +1,7 @@
 """PEFT's layout: an adapter_config.json that tells the scale, and tensors by module path."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,23 @@ def _check_layer(module: SourceModule, kind: str) -> None:
     if is_scrambled(module) and not module.is_peft:
         raise ConversionError(
             module.path, "PEFT makes another matrix of a full lokr_w2 of a Conv1d than its trainer"
+        )
+    _check_core(module)
+
+
+def _check_core(module: SourceModule) -> None:
+    """Refuse a Tucker core that PEFT has no place for, or that its forward cannot use."""
+    core = module.leaves.get("lokr_t2", module.leaves.get("hada_t1"))
+    if core is None:
+        return
+    if math.prod(module.spec.kernel) == 1:
+        raise ConversionError(module.path, "PEFT has no Tucker core for a window of size 1")
+    last = (*module.spec.kernel, 1)[1]  # PEFT has a second size for a Conv1d too
+    if module.has("lokr_t2") and core.shape[0] == last == 1:
+        raise ConversionError(
+            module.path,
+            "PEFT's forward fails for a LoKr with a Tucker core of rank 1 over a Conv1d, or over a "
+            "window whose last size is 1",
         )
 
 

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
+from peft.tuners.lokr.layer import LoKrLayer, make_kron, make_weight_cp
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -49,6 +51,17 @@ def loha(path: str, left: int, right: int) -> dict[str, Tensor]:
     return {**tensors, f"{path}.alpha": torch.tensor(1.0)}
 
 
+def tucker(path: str, rank: int, *kernel: int) -> dict[str, Tensor]:
+    """Return a LoKr whose w2 has a Tucker core."""
+    return {
+        f"{path}.lokr_w1": torch.full((2, 2), 0.5),
+        f"{path}.lokr_t2": torch.full((rank, rank, *kernel), 0.5),
+        f"{path}.lokr_w2_a": torch.full((rank, 6), 0.5),
+        f"{path}.lokr_w2_b": torch.full((rank, 6), 0.5),
+        f"{path}.alpha": torch.tensor(1.0),
+    }
+
+
 class Model(nn.Module):
     """Modules whose paths differ, and two whose flat names do not."""
 
@@ -58,6 +71,9 @@ class Model(nn.Module):
         self.a_b = nn.Linear(SIZE, SIZE)
         self.fc = nn.Linear(SIZE, SIZE)
         self.inner = nn.ModuleDict({"fc": nn.Linear(SIZE, SIZE)})
+        self.conv1d = nn.Conv1d(SIZE, SIZE, 3)
+        self.tall = nn.Conv2d(SIZE, SIZE, (3, 1))
+        self.point = nn.Conv1d(SIZE, SIZE, 1)
 
 
 @pytest.fixture
@@ -105,6 +121,21 @@ REFUSED: dict[str, tuple[Layout, dict[str, Tensor], str]] = {
         lokr("fc", (3, 3), (4, 4)) | {"fc.base_layer.bias": torch.full((SIZE,), 3.0)},
         "replaces nothing",
     ),
+    "a core of rank 1 of a Conv1d in PEFT": (
+        Layout.PEFT,
+        tucker("conv1d", 1, 3),
+        "core of rank 1 over a Conv1d",
+    ),
+    "a core of rank 1 of a tall window in PEFT": (
+        Layout.PEFT,
+        tucker("tall", 1, 3, 1),
+        "window whose last size is 1",
+    ),
+    "a core of a window of size 1 in PEFT": (
+        Layout.PEFT,
+        tucker("point", 1, 1),
+        "no Tucker core for a window of size 1",
+    ),
 }
 
 
@@ -115,6 +146,29 @@ def test_what_has_no_exact_form_is_refused(name: str, spec: ModelSpec, tmp_path:
     save_file(tensors, tmp_path / "in.safetensors")
     with pytest.raises(ConversionError, match=problem):
         convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", layout, spec=spec)
+
+
+@pytest.mark.parametrize(("path", "kernel"), [("conv1d", (3,)), ("tall", (3, 1))])
+def test_a_core_of_a_higher_rank_is_one_of_peft(
+    path: str, kernel: tuple[int, ...], spec: ModelSpec, tmp_path: Path
+) -> None:
+    """Only that of rank 1 is laid out so that PEFT's product of factors fails."""
+    save_file(tucker(path, 2, *kernel), tmp_path / "in.safetensors")
+    convert(tmp_path / "in.safetensors", tmp_path / "out", Layout.PEFT, spec=spec)
+    model = peft.PeftModel.from_pretrained(Model(), str(tmp_path / "out"))
+    layer = model.get_submodule(f"base_model.model.{path}")
+    assert isinstance(layer, LoKrLayer)
+    shape = layer.get_delta_weight("default").shape
+
+    assert shape == spec.modules[path].weight.unflatten(1, (SIZE, *kernel)).shape
+
+
+def test_peft_still_fails_for_a_core_of_rank_1() -> None:
+    """Once it does not, the refusal may go."""
+    core, side = torch.ones(1, 1, 3, 1), torch.ones(1, 4)
+    w2 = make_weight_cp(core, side, side)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="view size"):
+        make_kron(torch.ones(3, 3), w2)  # type: ignore[no-untyped-call]
 
 
 def test_components_have_names_of_their_own(tmp_path: Path) -> None:
