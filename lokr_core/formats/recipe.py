@@ -113,14 +113,18 @@ def recipe_of(
 def _number_spans(content: Tensor, binding: Binding) -> list[Span] | None:
     """Return where the numbers lie that other files must have in common; None if others count.
 
-    What equals the base's is left out, which only the values of each file tell.
+    What equals the base's is left out, which only the values of each file tell; and an unaligned
+    tensor is a copy, which could not be told from one that the file does not hold.
     """
-    entries = [item for module in binding.modules for item in module.by_leaf.items()]
-    if any(leaf in REPLACED_LEAVES for leaf, _ in entries):
-        return None
-    spans = [_span(content, entry.value) for leaf, entry in entries if leaf in _NUMBERS]
-    found = [span for span in spans if span is not None]
-    return found if len(found) == len(spans) else None
+    numbers = []
+    for module in binding.modules:
+        for leaf, entry in module.by_leaf.items():
+            span = _span(content, entry.value)
+            if span is None or leaf in REPLACED_LEAVES:
+                return None
+            if leaf in _NUMBERS:
+                numbers.append(span)
+    return numbers
 
 
 def _place(

@@ -60,6 +60,19 @@ def assert_same(ours: Adapter, plain: Adapter) -> None:
     assert torch.equal(ours.scales, plain.scales)
 
 
+def in_order(tensors: dict[str, Tensor]) -> bytes:
+    """Return a safetensors file of tensors in the order given, whatever their dtypes."""
+    header, data = {}, b""
+    for key, tensor in tensors.items():
+        begin, data = len(data), data + tensor.numpy().tobytes()
+        dtype = {torch.float16: "F16", torch.uint8: "U8"}[tensor.dtype]
+        offsets = [begin, len(data)]
+        header[key] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
 PLAIN: dict[str, dict[str, Tensor]] = {
     "low rank": low_rank(FLAT_Q),
     "odd sizes, which leave gaps": low_rank(FLAT_Q) | low_rank(FLAT_V, rank=1),
@@ -141,6 +154,23 @@ def test_unaligned_file_is_read_step_by_step(tmp_path: Path) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
     for _ in range(2):
+        assert_same(reader.read(path), read_adapter(path, spec))
+    assert reader.num_steps == 2
+
+
+def test_file_with_one_unaligned_factor_is_read_step_by_step(tmp_path: Path) -> None:
+    """An alpha of one byte shifts what follows; that w1 must not be taken for a LoRA's 1."""
+    spec = base_spec()
+    reader = CountingReader(spec)
+    path = tmp_path / "odd.safetensors"
+    for seed in range(2):
+        named = {
+            f"{FLAT_Q}.lokr_w2": draw(4, 4, seed=9).half(),
+            f"{FLAT_Q}.alpha": torch.tensor(4, dtype=torch.uint8),
+            f"{FLAT_Q}.lokr_w1": draw(2, 3, seed=seed).half(),
+        }
+        path.write_bytes(in_order(named))
+
         assert_same(reader.read(path), read_adapter(path, spec))
     assert reader.num_steps == 2
 
