@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lokr_core.adapter import Adapter
 from lokr_core.errors import AdapterError, AdapterFileError
-from lokr_core.formats.binding import FileModule, bind
+from lokr_core.formats.binding import bind
 from lokr_core.formats.convert.canonical import METADATA, canonical_tensors
 from lokr_core.formats.convert.error import ConversionError
 from lokr_core.formats.convert.lycoris import lycoris_tensors
@@ -45,6 +45,7 @@ class Conversion:
     num_parameters: int
     num_bytes: int  # of the tensor file
     digest: str  # hex SHA-256 of the tensor file
+    warnings: tuple[str, ...]  # of the source as it was read: what it does not say, and is written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +79,8 @@ def convert(
         AdapterError: The source cannot be read, or the output cannot be written.
     """
     if layout is not Layout.PEFT and out.suffix != SUFFIX:
-        raise AdapterFileError(f"{out}: the name of such a file ends in {SUFFIX}")
+        problem = f"a file in the {layout.value} layout must have a name that ends in {SUFFIX}"
+        raise AdapterFileError(f"{out}: {problem}")
     opened = _open(source, spec, options or ReadOptions())
     with staged(out) as stage:
         _write(opened, stage, layout)
@@ -91,6 +93,7 @@ def convert(
             num_parameters=written.info.num_parameters,
             num_bytes=tensors_path.stat().st_size,
             digest=written.info.digest,
+            warnings=opened.adapter.warnings,
         )
 
 
@@ -101,8 +104,8 @@ def _open(source: Path, spec: ModelSpec | None, options: ReadOptions) -> _Opened
         spec = file_base(content.tensors)
         _check_paths(spec)
     adapter = AdapterReader(spec).read(source, "source", options)
-    modules: tuple[FileModule, ...] = bind(content.tensors, ModuleNames(spec)).modules
-    return _Opened(adapter=adapter, content=content, modules=source_modules(adapter, modules))
+    modules = source_modules(adapter, bind(content.tensors, ModuleNames(spec)).modules)
+    return _Opened(adapter=adapter, content=content, modules=modules)
 
 
 def _check_paths(spec: ModelSpec) -> None:

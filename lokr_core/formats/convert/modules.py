@@ -43,7 +43,9 @@ class SourceModule:
 
 
 def source_modules(adapter: Adapter, modules: Sequence[FileModule]) -> list[SourceModule]:
-    """Return what a file holds for each base module, sorted by path.
+    """Return what a file holds for each base module that it changes, sorted by path.
+
+    What equals the base's own is not among that; the adapter's warnings tell of it.
 
     Args:
         adapter: The adapter as it was read.
@@ -57,7 +59,8 @@ def source_modules(adapter: Adapter, modules: Sequence[FileModule]) -> list[Sour
     for module in modules:
         targets = sorted(module.targets, key=lambda target: target.spec.path)
         for path, group in groupby(targets, key=lambda target: target.spec.path):
-            found[path] = _source(adapter, module, list(group), weights[path])
+            if path in weights:
+                found[path] = _source(adapter, module, list(group), weights[path])
     return [found[path] for path in sorted(found)]
 
 

@@ -11,6 +11,7 @@ from lokr_core.formats.names import PEFT_WRAPPER
 from lokr_core.spec import ModelSpec, ModuleKind, ModuleSpec
 
 Leaves = Mapping[str, Tensor]
+_VALUE = 0.7236  # of every parameter; no trained one, nor a new one, has it throughout
 _WINDOWS = ("lokr_t2", "hada_t1", "lora_mid", "lokr_w2", "lora_down", "hada_w1_b", "diff", "weight")
 
 
@@ -31,13 +32,16 @@ def file_base(tensors: Mapping[str, Tensor]) -> ModelSpec:
 
 
 def without_memory(module: nn.Module) -> nn.Module:
-    """Give the parameters of a module of the meta device a value that takes no memory."""
+    """Give the parameters of a module of the meta device a value that takes no memory.
+
+    What replaces a parameter is never taken to equal it.
+    """
     replaced: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             if parameter.is_meta:
-                one = torch.ones((), dtype=parameter.dtype).expand(parameter.shape)
-                new = replaced.setdefault(id(parameter), nn.Parameter(one, requires_grad=False))
+                value = torch.tensor(_VALUE, dtype=parameter.dtype).expand(parameter.shape)
+                new = replaced.setdefault(id(parameter), nn.Parameter(value, requires_grad=False))
                 part.register_parameter(name, new)
     return module
 

@@ -276,6 +276,32 @@ def test_metadata_of_the_base_is_kept(spec: ModelSpec, tmp_path: Path) -> None:
     assert b'"__metadata__": {"modelspec.architecture": "x"}' in header
 
 
+def test_what_equals_the_base_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    """The reader leaves it out as well, so it is the same adapter."""
+    model = Model()
+    spec = lokr_core.attach(model).spec
+    same = {"a_b.weight": model.a_b.weight.detach().clone()}
+    save_file(lora("fc") | same, tmp_path / "in.safetensors")
+    done = convert(
+        tmp_path / "in.safetensors", tmp_path / "out.safetensors", Layout.CANONICAL, spec=spec
+    )
+
+    assert {key.partition(".")[0] for key in load_file(tmp_path / "out.safetensors")} == {"fc"}
+    assert done.num_modules == 1
+    assert "equal the base's" in done.warnings[0]
+
+
+def test_a_doubtful_scale_is_told_of(spec: ModelSpec, tmp_path: Path) -> None:
+    """It is written as if it were certain, so this is the last chance to see that it is not."""
+    metadata = {"ss_network_module": "lycoris.kohya", "ss_network_dim": "32"}
+    save_file(lokr("fc", (3, 3), (4, 4)), tmp_path / "in.safetensors", metadata)
+    done = convert(
+        tmp_path / "in.safetensors", tmp_path / "out.safetensors", Layout.CANONICAL, spec=spec
+    )
+
+    assert "0.09375" in done.warnings[0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_scale_is_folded_where_that_is_exact(dtype: torch.dtype) -> None:
     """A power of two always is, short of overflow; a third never."""

@@ -73,6 +73,15 @@ def test_everything_beside_deltas_is_named(spec: ModelSpec, tmp_path: Path) -> N
         assert contents.dora == {"output": 1}
 
 
+def test_new_parameters_are_not_taken_for_the_base_s(tmp_path: Path) -> None:
+    """Without the base nothing is known to equal it, not even the ones that a norm starts with."""
+    found = report(write(tmp_path / "a.safetensors", {"norm.weight": torch.ones(SIZE)}))
+
+    assert found.contents is not None
+    assert found.contents.replacements.first == ("norm",)
+    assert found.warnings == ()
+
+
 def test_every_problem_is_listed(spec: ModelSpec, tmp_path: Path) -> None:
     """Who repairs a file wants to know of all that is wrong, not of the first thing."""
     bad: dict[str, Tensor] = {

@@ -52,3 +52,13 @@ def test_what_cannot_be_exact_is_one_line_of_error(
     assert "give the base model" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_tells_no_file_is_refused(
+    run: Run, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """Only PEFT's layout is a folder; the server knows files by their suffix."""
+    outcome = run("convert", str(adapter_folder / "poet"), str(tmp_path / "out"))
+
+    assert outcome.code == 1
+    assert "canonical layout must have a name that ends in .safetensors" in outcome.err
