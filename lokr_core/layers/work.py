@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lokr_core.errors import RoutingError
 from lokr_core.layers.change import Change, DeltaChange, ReplacedForward, changes_at
+from lokr_core.layers.group import Group
 from lokr_core.layers.layer import Forward, Layer
 from lokr_core.layers.plan import ModuleRows
-from lokr_core.ops.batched import BatchedLokr
+from lokr_core.ops.batched import BatchedDelta, BatchedLokr
 from lokr_core.spec import ModuleKind
 
 _WIDE = (torch.float32, torch.float64)
@@ -44,12 +45,14 @@ def work_at(layer: Layer, base: Forward, rows: ModuleRows) -> Forward:
         return base
     changes = changes_at(layer, rows.groups)
     routed = _Routed(layer, base, own, changes)
-    if own or len(changes) != 1 or not changes[0].group.covers(rows.num_rows):
+    plain = [change for change in changes if isinstance(change, DeltaChange)]
+    if own or not layer.spec.kind.is_linear or len(plain) < len(changes):
         return routed
-    change = changes[0]
-    if isinstance(change, DeltaChange) and isinstance(change.delta, BatchedLokr):
-        return _AddedToAll(base, change.delta, routed)
-    return routed
+    deltas = [(change.group, change.delta) for change in plain]
+    (group, delta), *others = deltas
+    if not others and isinstance(delta, BatchedLokr) and group.covers(rows.num_rows):
+        return _AddedToAll(base, delta, routed)
+    return _Added(base, deltas, routed)
 
 
 def _own_rows(layer: Layer, rows: ModuleRows) -> list[OwnRows]:
@@ -97,10 +100,36 @@ class _AddedToAll:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the module's output [..., O] for activations [..., I]."""
         out = self._base(x)
-        if out.dtype is not x.dtype or out.dtype not in _WIDE or not out.is_contiguous():
+        if not _is_plain(out, x):
             return self._other.routed(out, x)
         self._delta.add_to(out, x)
         return out
+
+
+class _Added:
+    """Factored deltas of a linear module, each added to its group's rows, and nothing else."""
+
+    def __init__(
+        self, base: Forward, deltas: Sequence[tuple[Group, BatchedDelta]], other: "_Routed"
+    ) -> None:
+        self._base = base
+        self._deltas = deltas
+        self._other = other
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the module's output [..., O] for activations [..., I]."""
+        out = self._base(x)
+        if not _is_plain(out, x):
+            return self._other.routed(out, x)
+        rows, x_rows = out.view(-1, out.shape[-1]), x.reshape(-1, x.shape[-1])
+        for group, delta in self._deltas:
+            group.add_delta(delta, rows, x_rows)
+        return out
+
+
+def _is_plain(out: Tensor, x: Tensor) -> bool:
+    """Whether changes can be added to an output as it is."""
+    return out.dtype is x.dtype and out.dtype in _WIDE and out.is_contiguous()
 
 
 class _Separate:
