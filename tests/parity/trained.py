@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-FACTOR_STD = 0.5
+FACTOR = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,5 +43,5 @@ def randomise(
         elif parameter.ndim == 0:  # a scalar, which is folded into a factor: let that be exact
             drawn = 2 * noise.sign()
         else:
-            drawn = FACTOR_STD * noise
+            drawn = FACTOR * (noise + noise.sign())  # none is near zero, which would be quiet
         parameter.data.copy_(drawn.to(dtype))
