@@ -1,5 +1,6 @@
 """What commands have in common: each is a value that typer builds from flags, and that runs."""
 
+from enum import Enum
 from typing import Annotated, Protocol
 
 import typer
@@ -8,6 +9,19 @@ ServerFlag = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="
 TimeoutFlag = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long the call may take.")
 ]
+
+
+class Dtype(Enum):
+    """A dtype of base weights; AUTO is that of their files."""
+
+    AUTO = "auto"
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+DtypeFlag = Annotated[Dtype, typer.Option("--dtype", help="Of the base weights.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 INFERENCE_SERVER = "127.0.0.1:50051"

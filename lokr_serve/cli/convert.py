@@ -10,8 +10,7 @@ import lokr_core
 from lokr_core import ReadOptions, ScaleOverrides
 from lokr_core.formats.convert import Layout, convert
 from lokr_core.spec import ModelSpec
-from lokr_serve.cli.command import JsonFlag
-from lokr_serve.cli.inspect_base import Dtype, read_modules
+from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
 from lokr_serve.cli.output import print_facts, print_json, progress
 
 
@@ -31,7 +30,7 @@ class Convert:
         Path | None,
         Option(metavar="DIR", help="The base; needed unless modules are named by their paths."),
     ] = None
-    dtype: Annotated[Dtype, Option(help="Of the base weights.")] = Dtype.AUTO
+    dtype: DtypeFlag = Dtype.AUTO
     scale_override: Annotated[float | None, Option(help="In place of the file's scale.")] = None
     alpha: Annotated[float | None, Option(help="In place of the file's alpha.")] = None
     rank: Annotated[int | None, Option(help="In place of the file's rank.")] = None
@@ -51,4 +50,6 @@ class Convert:
     def _spec(self) -> ModelSpec | None:
         if self.model is None:
             return None
+        from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
+
         return lokr_core.attach(read_modules(self.model, self.dtype)).spec

@@ -11,8 +11,7 @@ from typer import Argument, Option
 import lokr_core
 from lokr_core import Adapted
 from lokr_core.formats.inspect import Inspection, inspect_adapter
-from lokr_serve.cli.command import JsonFlag
-from lokr_serve.cli.inspect_base import Dtype, load_weights, read_modules
+from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
 from lokr_serve.cli.inspect_mix import MixReport, report_mix, rounding_loss
 from lokr_serve.cli.inspect_page import print_page
 from lokr_serve.cli.output import print_json, progress
@@ -34,7 +33,7 @@ class Inspect:
     model: Annotated[
         Path | None, Option(metavar="DIR", help="A model folder, or one of a pipeline.")
     ] = None
-    dtype: Annotated[Dtype, Option(help="Of the base weights.")] = Dtype.AUTO
+    dtype: DtypeFlag = Dtype.AUTO
     as_json: JsonFlag = False
 
     def run(self) -> None:
@@ -58,6 +57,8 @@ class Inspect:
     def _read_modules(self) -> Adapted | None:
         if self.model is None:
             return None
+        from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
+
         with progress(f"reading {self.model}"):
             return lokr_core.attach(read_modules(self.model, self.dtype))
 
@@ -72,6 +73,8 @@ class Inspect:
         is_mix = len(self.paths) > 1 or "*" in self.paths[0]
         if mix.problem is not None or not is_mix or self.model is None:
             return mix
+        from lokr_serve.cli.inspect_base import load_weights  # with transformers: slow to import
+
         with progress(f"loading {self.model}"):
             base = lokr_core.attach(load_weights(self.model, self.dtype))
             return replace(mix, rounding_loss=rounding_loss(weighted, base))

@@ -3,35 +3,38 @@
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from lokr_core.formats.header import DTYPES
 from lokr_core.formats.inspect.file_base import without_memory
-from lokr_serve.errors import ModelError, SettingsError
+from lokr_serve.cli.command import Dtype
+from lokr_serve.errors import ModelError
+from lokr_serve.pretrained import CONFIG_NAME, read_config, read_weights, reading, require_model
 
 Base = nn.Module | Mapping[str, nn.Module]
 Json = Mapping[str, object]
 
 PIPELINE_NAME = "model_index.json"
-CONFIG_NAME = "config.json"
 _DTYPE_NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
 
 
-class Dtype(Enum):
-    """A dtype of base weights."""
+class _DiffusersClass(Protocol):
+    """A class of models of diffusers, which need not be installed."""
 
-    AUTO = "auto"
-    FLOAT64 = "float64"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+    def from_config(self, config: Json) -> nn.Module:
+        """Return a model as a configuration describes it."""
+
+    def from_pretrained(
+        self, folder: Path, *, torch_dtype: torch.dtype, local_files_only: bool
+    ) -> nn.Module:
+        """Return a model with its weights."""
 
 
 def read_modules(folder: Path, dtype: Dtype) -> Base:
@@ -64,25 +67,24 @@ def load_weights(folder: Path, dtype: Dtype) -> Base:
 
 def _each(folder: Path, make: Callable[[Path], nn.Module]) -> Base:
     """Return the one model of a folder, or those of a pipeline by name."""
-    try:
+    with reading(folder, ModelError):
         if (folder / PIPELINE_NAME).is_file():
-            names = [
+            parts = [
                 name for name, value in _read(folder / PIPELINE_NAME).items() if _is_part(value)
             ]
-            parts = [name for name in names if (folder / name / CONFIG_NAME).is_file()]
-            return {name: make(folder / name) for name in parts}
-        if not (folder / CONFIG_NAME).is_file():
-            raise SettingsError(f"model: {folder} is not a model folder: it has no {CONFIG_NAME}")
+            return {
+                name: make(folder / name)
+                for name in parts
+                if (folder / name / CONFIG_NAME).is_file()
+            }
+        require_model(folder)
         return make(folder)
-    except _FAILURES as error:
-        problem = str(error).partition("\n")[0]
-        raise ModelError(f"model: {folder} cannot be read: {problem}") from error
 
 
 def _read(path: Path) -> Json:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise ModelError(f"model: {path} is no JSON object")
+        raise ModelError(f"model.path: {path} is no JSON object")
     return value
 
 
@@ -104,38 +106,29 @@ def _torch_dtype(folder: Path, dtype: Dtype) -> torch.dtype:
 
 def _make(folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the modules of a model, as its configuration describes them."""
-    config, kind = _class(folder)
+    kind = _class(folder)
     with torch.device("meta"):
-        model = kind.from_config(config) if "_class_name" in config else kind(_config(folder))
+        if issubclass(kind, PreTrainedModel):
+            model: nn.Module = kind(read_config(folder))
+        else:
+            model = cast(_DiffusersClass, kind).from_config(_read(folder / CONFIG_NAME))
     return without_memory(nn.Module.to(model, dtype))
 
 
 def _load(folder: Path, dtype: torch.dtype) -> nn.Module:
-    from transformers.utils.logging import disable_progress_bar  # slow to import
-
-    config, kind = _class(folder)
-    if "_class_name" in config:
-        model: nn.Module = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
-    else:
+    kind = _class(folder)
+    if issubclass(kind, PreTrainedModel):
         disable_progress_bar()
-        model, report = kind.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        model: nn.Module = read_weights(kind, folder, dtype)
+    else:
+        model = cast(_DiffusersClass, kind).from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True
         )
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ModelError(f"model: {folder} lacks weights, such as {missing[0]!r}")
     return nn.Module.eval(model).requires_grad_(False)
 
 
-def _config(folder: Path) -> object:
-    from transformers import AutoConfig  # slow to import
-
-    config: object = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return config
-
-
-def _class(folder: Path) -> tuple[Json, Any]:
-    """Return the configuration of a model, and its class in diffusers or transformers."""
+def _class(folder: Path) -> type[nn.Module]:
+    """Return the class of a model in diffusers or transformers."""
     config = _read(folder / CONFIG_NAME)
     library, name = "diffusers", config.get("_class_name")
     if name is None:
@@ -144,7 +137,8 @@ def _class(folder: Path) -> tuple[Json, Any]:
     try:
         kind = getattr(importlib.import_module(library), str(name), None)
     except ImportError as error:
-        raise ModelError(f"model: {folder} needs {library}, which is not installed") from error
+        problem = f"needs {library}, which is not installed"
+        raise ModelError(f"model.path: {folder} {problem}") from error
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ModelError(f"model: {folder} is a {name!r}, which is no model of {library}")
-    return config, kind
+        raise ModelError(f"model.path: {folder} is a {name!r}, which is no model of {library}")
+    return kind

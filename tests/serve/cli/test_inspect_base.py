@@ -8,7 +8,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lokr_serve.cli.inspect_base import Dtype, load_weights, read_modules
+from lokr_serve.cli.command import Dtype
+from lokr_serve.cli.inspect_base import load_weights, read_modules
 from lokr_serve.errors import ModelError, SettingsError
 
 
@@ -83,7 +84,7 @@ def test_a_model_without_all_its_weights_is_refused(model_folder: Path, tmp_path
     config = json.loads((model_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     (tmp_path / "model.safetensors").symlink_to(model_folder / "model.safetensors")
-    with pytest.raises(ModelError, match=r"lacks weights, such as 'model\.layers\.2"):
+    with pytest.raises(ModelError, match=r"lacks 1?[0-9] weights, such as 'model\.layers\.2"):
         load_weights(tmp_path, Dtype.AUTO)
 
 
@@ -94,13 +95,31 @@ def test_a_folder_without_a_model_is_a_wrong_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"model_type": "nothing"}, "'nothing'|`nothing`"),
+        ({"hidden_size": 63, "num_attention_heads": 4}, "63.*is not a multiple"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_a_wrong_setting(
+    fields: dict[str, object], problem: str, tmp_path: Path
+) -> None:
+    """As it is for the server, and never a traceback."""
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **fields}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match=problem) as caught:
+        read_modules(tmp_path, Dtype.AUTO)
+
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "cannot be read"),
+        ("{", "cannot be loaded"),
         ("[]", "no JSON object"),
         ('{"_class_name": "DDIMScheduler"}', "no model of diffusers"),
         ('{"model_type": "llama"}', "no model of transformers"),
-        ('{"architectures": ["LlamaModel"], "model_type": "nothing"}', "cannot be read"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_named(text: str, problem: str, tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_an_unknown_type_is_refused(folder: Path) -> None:
     assert "newer" in refusal(folder)
 
 
+def test_sizes_that_do_not_fit_are_refused(folder: Path) -> None:
+    """Transformers checks them with errors of a class of their own."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 63}))
+
+    assert "is not a multiple" in refusal(folder)
+
+
 def test_missing_weights_are_refused(folder: Path) -> None:
     """They would be random numbers."""
     weights = load_file(folder / WEIGHTS)
