@@ -9,6 +9,7 @@ from lokr_core.formats.diffusers import config_for
 from lokr_core.formats.forms import MAGNITUDES, read_form
 from lokr_core.formats.full import read_bias, read_residual, read_vector
 from lokr_core.formats.gain import PEFT_LEAF, GainContext, read_gain
+from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.parts import DeltaForm, FormContext
 from lokr_core.formats.peft import LEAVES, PeftConfig
 from lokr_core.formats.place import Change
@@ -21,7 +22,6 @@ from lokr_core.formats.replaced import (
 from lokr_core.formats.scale import (
     Scale,
     ScaleOverrides,
-    TrainerNotes,
     caller_scale,
     config_scale,
     file_scale,
@@ -81,7 +81,6 @@ class ModuleReader:
             context = GainContext(shape=shape, weight=weight, dtype=dtype)
             gain = read_gain(module, change.deltas, context)
             change = replace(change, gain=gain)
-        caution = None if scale is None else scale.caution
         whole = with_replaced(module, change, replaced, dtype)
         return ReadModule(
             module=module,
@@ -90,7 +89,7 @@ class ModuleReader:
             scale=scale,
             change=whole,
             algorithms=tuple(_algorithms(form, change, whole)),
-            notes=replaced.notes if caution is None else (caution, *replaced.notes),
+            notes=(*self._cautions(module, scale, change), *replaced.notes),
         )
 
     def config_of(self, module: FileModule) -> PeftConfig | None:
@@ -111,6 +110,13 @@ class ModuleReader:
         if self.is_peft:
             return caller_scale(module, form, self.overrides)
         return file_scale(module, form, self.notes, self.overrides)
+
+    def _cautions(self, module: FileModule, scale: Scale | None, change: Change) -> Iterator[str]:
+        """Yield what to tell of the scale; norms and biases alone are whole differences too."""
+        if scale is None and not change.is_empty:
+            scale = full_delta_scale(module, self.overrides)
+        if scale is not None and scale.caution is not None:
+            yield scale.caution
 
     def _deltas(
         self, module: FileModule, shape: WeightShape, form: DeltaForm | None, scale: Scale | None

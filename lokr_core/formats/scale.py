@@ -1,16 +1,15 @@
 """Scale: the one place that makes a module's scale out of alpha, rank and what the file tells."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
 from lokr_core.formats.binding import FileModule, NamedTensor
+from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.parts import DeltaForm
 from lokr_core.formats.peft import CONFIG_NAME, PeftConfig
-from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.tensors import trained_path
 
 DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984
@@ -50,31 +49,6 @@ class ScaleOverrides:
         """Return ``source``, and which of alpha and rank are the caller's."""
         given = [name for name, v in (("alpha", self.alpha), ("rank", self.rank)) if v is not None]
         return f"{source}, {' and '.join(given)} given by the caller" if given else source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerNotes:
-    """What a LyCORIS trainer wrote of itself into the metadata of a file."""
-
-    dim: float | None  # the dimension that alpha was divided by
-    is_bypass: bool
-    rs_alpha: float | None = None  # what alpha was set to, if it was to be over the root of dim
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> "TrainerNotes":
-        """Return the notes; metadata that is missing or malformed tells nothing."""
-        dim: object = None
-        config = _json_object(metadata.get("lycoris_config", ""))
-        if metadata.get("ss_network_module", "").startswith("lycoris"):
-            dim = metadata.get("ss_network_dim")
-        elif config:
-            dim = config.get("linear_dim")
-        is_rs = _json_object(metadata.get("ss_network_args", "")).get("rs_lora")
-        return cls(
-            dim=_positive(dim),
-            is_bypass=config.get("bypass_mode") is True,
-            rs_alpha=_positive(metadata.get("ss_network_alpha")) if is_rs == "True" else None,
-        )
 
 
 def config_scale(
@@ -156,7 +130,8 @@ def file_scale(
     if alpha is None and stored is not None:
         alpha = _number(stored)
     if form.rank is None and overrides.rank is None:
-        return _full_scale(alpha, notes, overrides)
+        dim = notes.dim_of(module.targets[0].spec.kernel)
+        return _full_scale(alpha, dim, notes, overrides)
     if alpha is None:
         return _scale_without_alpha(module, overrides)
     if not math.isfinite(alpha):
@@ -170,23 +145,35 @@ def file_scale(
     return Scale(value=alpha / rank, source=source, caution=caution)
 
 
-def _full_scale(alpha: float | None, notes: TrainerNotes, overrides: ScaleOverrides) -> Scale:
+def _full_scale(
+    alpha: float | None, dim: float | None, notes: TrainerNotes, overrides: ScaleOverrides
+) -> Scale:
     """Return the scale of two full factors, whose alpha is a filler unless a dim proves it real."""
-    if alpha is not None and notes.dim is not None and math.isfinite(alpha) and alpha > 0:
-        value = alpha / notes.dim
-        if abs(value - 1) > DIM_TOLERANCE:
+    caution = None
+    if alpha is not None and dim is not None and _is_other(alpha, dim):
+        value = alpha / dim
+        if not notes.has_own_dims:
             return Scale(
                 value=value,
                 source=overrides.ratio_source("alpha/dim of the file's metadata"),
                 caution=f"have two full factors but were trained at scale {value:g} by the file's "
                 "metadata; other programs apply 1, and scale_override decides",
             )
-    unused = "have two full factors, so that alpha is not used; give rank too, or scale_override"
-    return Scale(
-        value=1.0,
-        source="1: both factors are full",
-        caution=unused if overrides.alpha is not None else None,
-    )
+        caution = (
+            "have two full factors and an alpha that is not the dimension in the file's metadata, "
+            "whose preset may give modules other ones; they are left at scale 1, and "
+            "scale_override decides"
+        )
+    if overrides.alpha is not None:
+        caution = (
+            "have two full factors, so that alpha is not used; give rank too, or scale_override"
+        )
+    return Scale(value=1.0, source="1: both factors are full", caution=caution)
+
+
+def _is_other(alpha: float, dim: float) -> bool:
+    """Return whether an alpha is a real one and not the dimension, by more than it is rounded."""
+    return math.isfinite(alpha) and alpha > 0 and abs(alpha / dim - 1) > DIM_TOLERANCE
 
 
 def _scale_without_alpha(module: FileModule, overrides: ScaleOverrides) -> Scale:
@@ -223,21 +210,3 @@ def _number(entry: NamedTensor) -> float:
     if entry.value.numel() != 1 or entry.value.dtype is torch.bool:
         raise AdapterTensorError(entry.key, f"is {tuple(entry.value.shape)}, not one number")
     return float(entry.value.item())
-
-
-def _json_object(text: str) -> dict[str, object]:
-    try:
-        value = parse_json(text.encode())
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _positive(value: object) -> float | None:
-    if not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number > 0 else None

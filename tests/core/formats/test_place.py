@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from lokr_core.errors import AdapterMismatchError, UnsupportedModuleError
 from lokr_core.formats.binding import FileModule, NamedTensor, Target
 from lokr_core.formats.modules import ModuleReader
+from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.place import Change, place
-from lokr_core.formats.scale import ScaleOverrides, TrainerNotes
+from lokr_core.formats.scale import ScaleOverrides
 from lokr_core.layers.discover import discover
 from lokr_core.ops.torch_ops import adapted_weight, bias_change
 from lokr_core.spec import ModelSpec

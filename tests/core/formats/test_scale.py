@@ -1,22 +1,23 @@
 """The scale of a module: alpha and rank from wherever they are, and from nowhere else."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter, ScaleSource
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
 from lokr_core.formats import read_adapter
+from lokr_core.layers.discover import discover
 from tests.core.formats.hand_made import (
     FLAT_Q,
     FLAT_V,
     PEFT_Q,
     Q,
     base_spec,
+    draw,
     full,
     lora,
     low_rank,
@@ -128,49 +129,6 @@ def test_alpha_zero_is_applied_with_a_warning(tmp_path: Path) -> None:
     assert "alpha 0" in adapter.warnings[0]
 
 
-METADATA = {
-    "kohya": {"ss_network_module": "lycoris.kohya", "ss_network_dim": "4"},
-    "simpletuner": {"lycoris_config": json.dumps({"linear_dim": 4})},
-}
-
-
-@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA)
-def test_metadata_proves_the_alpha_of_two_full_factors(
-    tmp_path: Path, metadata: dict[str, str]
-) -> None:
-    """A file that names its dimension tells what the LyCORIS trainer really multiplied by."""
-    adapter = read_adapter(write(tmp_path, full(FLAT_Q, alpha=8.0), metadata), base_spec())
-
-    assert scale_of(adapter) == 2.0
-    assert sources(adapter) == ["alpha/dim of the file's metadata"]
-    assert "scale_override" in adapter.warnings[0]
-
-
-UNTOLD = {
-    "alpha rounded in bfloat16": (9984.0, {**METADATA["kohya"], "ss_network_dim": "10000"}),
-    "infinite alpha": (float("inf"), METADATA["kohya"]),
-    "alpha zero": (0.0, METADATA["kohya"]),
-    "another trainer": (8.0, {"ss_network_module": "networks.lora", "ss_network_dim": "4"}),
-    "dim that is no number": (8.0, {**METADATA["kohya"], "ss_network_dim": "None"}),
-    "dim that is not positive": (8.0, {**METADATA["kohya"], "ss_network_dim": "-4"}),
-    "dim that is missing": (8.0, {"ss_network_module": "lycoris.kohya"}),
-    "config that is no JSON": (8.0, {"lycoris_config": "{"}),
-    "config that is no object": (8.0, {"lycoris_config": "[4]"}),
-    "config without a dim": (8.0, {"lycoris_config": '{"algo": "lokr"}'}),
-}
-
-
-@pytest.mark.parametrize(("alpha", "metadata"), UNTOLD.values(), ids=UNTOLD)
-def test_metadata_that_tells_nothing_leaves_two_full_factors_at_one(
-    tmp_path: Path, alpha: float, metadata: dict[str, str]
-) -> None:
-    """Metadata is not reliable enough to be required, nor to be guessed from."""
-    adapter = read_adapter(write(tmp_path, full(FLAT_Q, alpha=alpha), metadata), base_spec())
-
-    assert scale_of(adapter) == 1.0
-    assert adapter.warnings == ()
-
-
 def test_scale_override_replaces_every_scale(tmp_path: Path) -> None:
     """Some files have a wrong alpha, and nothing in them says so."""
     tensors = low_rank(FLAT_Q) | full(FLAT_V)
@@ -179,6 +137,20 @@ def test_scale_override_replaces_every_scale(tmp_path: Path) -> None:
 
     assert adapter.scales.tolist() == [0.25, 0.25]
     assert adapter.info.scales == (ScaleSource(source="scale_override", num_modules=2),)
+
+
+@pytest.mark.parametrize("leaves", [("w_norm", "b_norm"), ("diff", "diff_b"), ("b_norm",)], ids=str)
+def test_scale_override_that_applies_to_no_norm_is_reported(
+    tmp_path: Path, leaves: tuple[str, ...]
+) -> None:
+    """An override must never be dropped without a word."""
+    spec = discover(nn.ModuleDict({"norm": nn.LayerNorm(4), "linear": nn.Linear(4, 4)}))
+    path = write(tmp_path, {f"lycoris_norm.{leaf}": draw(4) for leaf in leaves})
+
+    adapter = read_adapter(path, spec, scale_override=0.5)
+
+    assert "no scale, alpha or rank applies" in adapter.warnings[0]
+    assert read_adapter(path, spec).warnings == ()
 
 
 def test_alpha_and_rank_replace_what_the_file_says(tmp_path: Path) -> None:
@@ -291,22 +263,3 @@ def test_pattern_matches_whole_segments_at_the_end_of_a_path(tmp_path: Path) -> 
     )
 
     assert scale_of(read_adapter(folder, base_spec())) == 0.5
-
-
-@pytest.mark.parametrize(("rs_lora", "alpha"), [("True", 6.0), ("True", 7.0), ("False", 6.0)])
-def test_rs_lora_of_an_older_lycoris_is_reported(
-    tmp_path: Path, rs_lora: str, alpha: float
-) -> None:
-    """It saved alpha as it was set, later ones times the root of the rank: the setting tells."""
-    metadata = {
-        "ss_network_module": "lycoris.kohya",
-        "ss_network_dim": "3",
-        "ss_network_alpha": "6",
-        "ss_network_args": json.dumps({"rs_lora": rs_lora}),
-    }
-
-    adapter = read_adapter(write(tmp_path, low_rank(FLAT_Q, alpha=alpha), metadata), base_spec())
-
-    assert scale_of(adapter) == alpha / 3
-    is_told = any("scale_override=3.4641" in warning for warning in adapter.warnings)
-    assert is_told == (rs_lora == "True" and alpha == 6)
