@@ -53,21 +53,24 @@ def _tensors_path(path: Path) -> Path:
     if not path.is_dir():
         return path
     if (path / TENSORS_NAME).exists() or (path / CONFIG_NAME).exists():
-        return _unless_pickle(path, path / TENSORS_NAME)
+        if not (path / TENSORS_NAME).exists():
+            _refuse_pickles(path)
+        return path / TENSORS_NAME
     found = sorted(item for item in path.iterdir() if item.suffix == SUFFIX)
     if len(found) > 1:
         names = listed([item.name for item in found])
         raise AdapterFileError(f"{path}: holds several safetensors files, name one of {names}")
-    return _unless_pickle(path, found[0] if found else path / TENSORS_NAME)
+    if not found:
+        _refuse_pickles(path)
+        raise AdapterFileError(f"{path}: is a folder without a {SUFFIX} file")
+    return found[0]
 
 
-def _unless_pickle(folder: Path, tensors_path: Path) -> Path:
-    """Return ``tensors_path``, or name the pickle that the folder holds in its place."""
-    if not tensors_path.exists():
-        for item in sorted(folder.iterdir()):
-            if _is_pickle(item):
-                raise _pickle_error(item)
-    return tensors_path
+def _refuse_pickles(folder: Path) -> None:
+    """Name the pickle that a folder holds in place of a tensor file."""
+    for item in sorted(folder.iterdir()):
+        if _is_pickle(item):
+            raise _pickle_error(item)
 
 
 def _is_pickle(path: Path) -> bool:

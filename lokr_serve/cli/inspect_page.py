@@ -13,7 +13,6 @@ from lokr_serve.cli.inspect_mix import MixReport
 
 MAX_SHOWN = 4  # names of a kind; JSON has more
 MAX_VALUE_CHARS = 100
-_INDENT = " "
 
 Row = Sequence[str]
 
@@ -37,14 +36,21 @@ def _print_report(console: Console, report: AdapterReport) -> None:
         _print_table(console, ("MODULES", "SCALE", "SOURCE"), _scales(report.contents))
     if report.warnings or report.problems:
         console.print()
-    for warning in report.warnings:
-        _print_line(console, "warning", warning, style="yellow")
-    for problem in report.problems:
-        _print_line(console, "problem", _problem(problem), style="red")
+        _print_messages(console, report)
+    typer.echo()
+
+
+def _print_messages(console: Console, report: AdapterReport) -> None:
+    problems = list(map(_problem, report.problems))
     hidden = report.num_problems - sum(problem.num_alike for problem in report.problems)
     if hidden > 0:
-        _print_line(console, "problem", f"and {hidden} more", style="red")
-    typer.echo()
+        problems.append(f"and {hidden} more")
+    table = _two_columns()
+    for warning in report.warnings:
+        table.add_row(Text("warning", style="yellow"), Text(warning))
+    for problem in problems:
+        table.add_row(Text("problem", style="red"), Text(problem))
+    _print(console, table)
 
 
 def _rows(report: AdapterReport) -> list[tuple[str, str]]:
@@ -167,12 +173,18 @@ def _cut(value: str) -> str:
 
 def _print_facts(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
     console.print(Text(title, style="bold"))
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = _two_columns()
     for name, text in rows:
-        table.add_row(Text(name), Text(text))
+        table.add_row(Text(name, style="dim"), Text(text))
     _print(console, table)
+
+
+def _two_columns() -> Table:
+    """Return a table of names, and of texts that wrap beside them."""
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
 
 
 def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -192,7 +204,3 @@ def _print(console: Console, table: Table) -> None:
         console.print(table)
     for line in capture.get().splitlines():
         typer.echo(line.rstrip())
-
-
-def _print_line(console: Console, name: str, text: str, *, style: str) -> None:
-    console.print(Text(f"{_INDENT}{name}  ", style=style) + Text(text), soft_wrap=True)

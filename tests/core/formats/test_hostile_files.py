@@ -177,7 +177,7 @@ def test_folder_with_a_pickle_alone_is_refused_by_name(tmp_path: Path, has_confi
 
 def test_folder_without_tensors_is_refused_by_name(tmp_path: Path) -> None:
     """An empty folder is a wrong path."""
-    with pytest.raises(AdapterFileError, match=r"adapter_model\.safetensors: cannot be read"):
+    with pytest.raises(AdapterFileError, match=r"is a folder without a \.safetensors file"):
         read_adapter(tmp_path, base_spec())
 
 

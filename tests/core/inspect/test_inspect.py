@@ -204,6 +204,15 @@ def test_a_file_that_cannot_be_read_is_a_problem_too(name: str, tmp_path: Path) 
     assert name in found.problems[0].message
 
 
+def test_a_folder_without_a_file_is_told_as_such(tmp_path: Path) -> None:
+    """Rather than that a file is missing which it need not have."""
+    (tmp_path / "empty").mkdir()
+
+    assert (
+        "is a folder without a .safetensors file" in report(tmp_path / "empty").problems[0].message
+    )
+
+
 def test_a_name_that_is_no_id_is_a_problem(tmp_path: Path) -> None:
     """The server would not register it."""
     found = report(write(tmp_path / "näme.safetensors", lokr("a")))

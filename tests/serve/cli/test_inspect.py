@@ -139,3 +139,20 @@ def test_a_file_that_cannot_be_read_is_a_problem(run: Run, tmp_path: Path, as_js
     assert outcome.code == 1
     assert "x.safetensors: " in outcome.out
     assert not outcome.err
+
+
+def test_a_long_problem_stays_in_its_column(
+    run: Run, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a narrow terminal a message is read beside its name, in whole words."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    save_file({"lycoris_other.lokr_w1": torch.ones(2, 2)}, tmp_path / "bad.safetensors")
+    outcome = run("inspect", str(tmp_path / "bad.safetensors"), "--model", str(model_folder))
+    lines = outcome.out.splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith(" problem  "))
+
+    assert all(len(line) <= 80 for line in lines[begin:])
+    assert lines[begin].startswith(" problem  1 tensors match no module of the base model:")
+    assert lines[begin + 1].startswith(" " * 10)
