@@ -11,7 +11,7 @@ QUANTISED := $(VENV)/.installed-quantised
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench oracle soak fuzz lint protos format clean
+.PHONY: demo test check bench oracle parity soak fuzz lint protos format clean
 
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
@@ -35,6 +35,9 @@ bench: $(STAMP)
 oracle: $(STAMP)  ## Random traffic, held token for token against the trainers' own models.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float64
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float32
+
+parity: $(STAMP) $(QUANTISED)  ## Every algorithm, form, layer and name against its trainer.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity --seeds 3
 
 soak: $(STAMP)  ## Swaps of every kind, after which the base must be what it was.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.soak --swaps 10000

@@ -18,6 +18,7 @@ from lokr_core.layers.spans import RowSpan
 from lokr_core.merge import MergedMix, merge_mix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply
 from lokr_core.pool import AdapterPool
+from lokr_core.replacing import resized_module
 from lokr_core.spec import ModelSpec
 
 DEFAULT_MERGE_CACHE_BYTES = 2**31
@@ -92,6 +93,14 @@ class Adapted:
             MixError: A pattern matches no module that its adapter changes, or two disagree.
         """
         self._pool.check(mix)
+
+    def resized_module(self, mix: AdapterMix) -> str | None:
+        """Return the path of a module that a mix replaces by one of another size, or None.
+
+        Raises:
+            AdapterNotAddedError: One of its adapters was not added.
+        """
+        return resized_module([(part, self._pool.get(part.ref)) for part in mix.parts])
 
     def cost(self, mix: AdapterMix) -> MixCost:
         """Return what a mix costs, counted from shapes."""

@@ -33,6 +33,17 @@ def require_replaceable(parts: Parts) -> None:
                 _require_alone(part, path, others)
 
 
+def resized_module(parts: Parts) -> str | None:
+    """Return the path of a module whose parameters get another shape, or None."""
+    for part, adapter in parts:
+        for path, slots in adapter.layout.modules.items():
+            if slots.replacement is None or module_weight(part, path) == 0:
+                continue
+            if _is_resized(adapter, path, slots.replacement):
+                return path
+    return None
+
+
 def _require_single(part: MixPart, path: str, replaced: ReplacementSlots, others: Parts) -> None:
     for other, adapter in others:
         slots = adapter.layout.modules[path].replacement

@@ -8,19 +8,19 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from lokr_core import Adapted
+from lokr_core import Adapted, AdapterMix
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import (
     EngineStoppedError,
     InvalidRequestError,
     QueueFullError,
-    SettingsError,
 )
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.generation import Generation, Mailbox
-from lokr_serve.text.job import Job, Limits
+from lokr_serve.text.job import Job
+from lokr_serve.text.limits import model_limits
 from lokr_serve.text.prompt import PromptLimits
 from lokr_serve.text.schedule import Schedule
 from lokr_serve.types import Finished, GenerationEvent
@@ -119,32 +119,11 @@ class TextEngine:
         """Refuse what can never run.
 
         Raises:
-            InvalidRequestError: The prompt, or a number of sequences, is beyond the limits.
+            InvalidRequestError: The prompt, or a number of sequences, is beyond the limits; or an
+                adapter gives a module outputs of another number.
         """
-        num_tokens = len(generation.prompt_ids)
-        limits = self._limits
-        if not num_tokens:
-            raise InvalidRequestError("prompt", "is empty")
-        if num_tokens > limits.max_prompt_tokens:
-            raise InvalidRequestError(
-                "prompt",
-                f"has {num_tokens} tokens, but the limit is {limits.max_prompt_tokens}",
-            )
-        if generation.sampling.n > self._settings.max_rows:
-            raise InvalidRequestError(
-                "sampling.n",
-                f"{generation.sampling.n} sequences are more than the "
-                f"{self._settings.max_rows} that run at once",
-            )
-        for field, ids in (
-            ("token_ids.ids", generation.prompt_ids),
-            ("sampling.stop_token_ids", generation.sampling.stop_token_ids),
-        ):
-            for i, token_id in enumerate(ids):
-                if not 0 <= token_id < limits.vocab_size:
-                    raise InvalidRequestError(
-                        f"{field}[{i}]", f"{token_id} is not below {limits.vocab_size}"
-                    )
+        self._limits.check(generation)
+        self._require_served(generation.mix)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[GenerationEvent, None]:
         """Yield the events of one request until each of its sequences has finished.
@@ -183,6 +162,15 @@ class TextEngine:
             stuck_seconds=0.0 if started_at is None else time.monotonic() - started_at,
             error=self._error,
         )
+
+    def _require_served(self, mix: AdapterMix) -> None:
+        path = self._adapted.resized_module(mix)
+        if path is not None:
+            raise InvalidRequestError(
+                "adapters",
+                f"{mix.name!r} replaces {path!r} by a weight of another size, such as that of a "
+                "larger vocabulary, which cannot share steps with the base's",
+            )
 
     def _submit(self, job: Job) -> None:
         with self._wake:
@@ -251,47 +239,3 @@ class TextEngine:
         for job in jobs:
             job.fail(EngineStoppedError("the engine stopped before the request had finished"))
             job.close()
-
-
-def model_limits(
-    adapted: Adapted, settings: TextSettings, tokenizer: PreTrainedTokenizerFast | None
-) -> Limits:
-    """Return what one request may take of the model and of the cache.
-
-    A row may not outgrow the key-value cache, so that is a limit on the context like the model's
-    own; one page is kept free so that a row that runs alone can always go on.
-
-    Raises:
-        SettingsError: The cache has less than two pages.
-    """
-    if settings.cache_tokens < 2 * settings.page_tokens:
-        raise SettingsError(
-            f"text.cache_tokens: {settings.cache_tokens} tokens are less than two pages of "
-            f"{settings.page_tokens} (text.page_tokens)"
-        )
-    model = adapted.model
-    assert isinstance(model, PreTrainedModel)
-    config: PretrainedConfig = model.config.get_text_config()
-    positions = settings.cache_tokens - settings.page_tokens
-    own: object = getattr(config, "max_position_embeddings", None)
-    if isinstance(own, int):
-        positions = min(positions, own)
-    max_prompt = min(positions - 1, settings.max_prompt_tokens or positions)
-    return Limits(
-        vocab_size=config.vocab_size,
-        max_positions=positions,
-        max_prompt_tokens=max_prompt,
-        eos_ids=_eos_ids(model, tokenizer),
-    )
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> frozenset[int]:
-    """Return the tokens that end a sequence: the generation config's, or the tokenizer's."""
-    config = model.generation_config
-    own = config.eos_token_id if config is not None else None
-    if own is None and tokenizer is not None:
-        own = tokenizer.eos_token_id
-    if own is None:
-        return frozenset()
-    ids = own if isinstance(own, list) else [own]
-    return frozenset(token_id for token_id in ids if isinstance(token_id, int) and token_id >= 0)

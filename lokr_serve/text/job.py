@@ -10,17 +10,8 @@ from lokr_core import Apply, LokrError
 from lokr_serve.errors import DeviceMemoryError, GenerationFailedError
 from lokr_serve.text.batching import BatchRow
 from lokr_serve.text.generation import Generation, Mailbox
+from lokr_serve.text.limits import Limits
 from lokr_serve.text.sequence import SequenceSpec, SequenceState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one request may take of the model."""
-
-    vocab_size: int
-    max_positions: int  # prompt and output together
-    max_prompt_tokens: int
-    eos_ids: frozenset[int]
 
 
 class Job:
