@@ -11,7 +11,7 @@ from lokr_core.formats.tensors import trained_path
 from lokr_core.spec import ModelSpec
 from lokr_core.weights import ModuleWeights, Replacement
 
-_NO_PARAMETERS = frozenset({"alpha", "scale", "bias_indices", "bias_size"})
+NO_PARAMETERS = frozenset({"alpha", "scale", "bias_indices", "bias_size"})  # leaves not trained
 
 
 def describe(
@@ -39,7 +39,7 @@ def describe(
             entry.value.numel()
             for module in modules
             for leaf, entry in module.module.by_leaf.items()
-            if leaf not in _NO_PARAMETERS
+            if leaf not in NO_PARAMETERS
         ),
         scales=tuple(ScaleSource(source=s, num_modules=n) for s, n in sorted(scales.items())),
         warnings=(

@@ -9,7 +9,7 @@ from lokr_core.errors import AdapterError, MixError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, FileModule
 from lokr_core.formats.diffusers import metadata_configs
 from lokr_core.formats.file import TensorFile, parse_file
-from lokr_core.formats.info import describe
+from lokr_core.formats.info import NO_PARAMETERS, describe
 from lokr_core.formats.inspect.contents import contents_of, trainer_facts
 from lokr_core.formats.inspect.file_base import file_base
 from lokr_core.formats.inspect.fit import fit_of
@@ -24,8 +24,6 @@ from lokr_core.formats.read import AdapterReader
 from lokr_core.formats.scale import ScaleOverrides
 from lokr_core.formats.source import AdapterSource, default_id, open_source
 from lokr_core.spec import ModelSpec
-
-_NO_PARAMETERS = (".alpha", ".scale", ".bias_indices", ".bias_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,20 +77,20 @@ def _examine(
     """Bind and read what can be bound and read."""
     text = source.config
     config = None if text is None else problems.attempt(lambda: parse_config(text))
+    knows_scale = text is None or config is not None
     reader = ModuleReader(
         spec=base,
         config=config,
         notes=TrainerNotes.of(content.metadata),
         is_peft=text is not None or is_peft_style(content.tensors),
-        # Without a configuration that can be read no scale is known, but all else may be.
-        overrides=ScaleOverrides(scale=1.0 if text is not None and config is None else None),
+        overrides=ScaleOverrides(scale=None if knows_scale else 1.0),  # so that the rest is read
         component_configs=problems.attempt(lambda: metadata_configs(content.metadata)) or {},
     )
     binding = bind_all(content.tensors, ModuleNames(base), problems)
     if binding.unmatched:
         problems.add(UnmatchedKeysError(binding.unmatched))
     found = [_read_module(reader, module, problems) for module in binding.modules]
-    modules = [module for module in found if module is not None]
+    modules = [m if knows_scale else replace(m, scale=None) for m in found if m is not None]
     told = replace(binding, unmatched=())  # a problem here, and no warning
     return _Examined(
         modules=modules,
@@ -140,7 +138,9 @@ def _file_facts(source: AdapterSource, content: TensorFile) -> FileFacts:
         digest=source.file.digest(),
         num_tensors=len(tensors),
         num_parameters=sum(
-            tensor.numel() for key, tensor in tensors.items() if not key.endswith(_NO_PARAMETERS)
+            tensor.numel()
+            for key, tensor in tensors.items()
+            if key.rpartition(".")[2] not in NO_PARAMETERS
         ),
         num_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         dtypes=dict(dtypes.most_common()),
