@@ -1,5 +1,7 @@
 """LoKr in all its forms: each factor whole or a product, the second also with a Tucker core."""
 
+import math
+
 from torch import Tensor
 
 from lokr_core.errors import AdapterTensorError
@@ -32,6 +34,7 @@ def read_lokr(module: FileModule, context: FormContext) -> DeltaForm:
     w2 = _factor(module, "lokr_w2", context.shape.kernel)
     delta: DeltaWeights = LokrWeights(w1=w1, w2=w2, scale=1.0)
     context.shape.check(delta.shape)
+    _check_holds_kernel(module, w2, context.shape.kernel)
     full = module.by_leaf.get("lokr_w2")
     is_conv1d = context.shape.kind is ModuleKind.CONV and len(context.shape.kernel) == 1
     if context.is_peft and is_conv1d and full is not None and full.value.ndim == 3:
@@ -61,6 +64,14 @@ def _product(
     entry = required(module, leaf.replace("_w", "_t"))
     a, b = required(module, leaf_a), required(module, leaf_b)
     return tucker(core(entry, kernel), a, b, is_transposed=False)
+
+
+def _check_holds_kernel(module: FileModule, w2: Factor, kernel: tuple[int, ...]) -> None:
+    """Check that the kernel is all of it w2's: w1 has none."""
+    if w2.shape[1] % math.prod(kernel):
+        entry = module.by_leaf.get("lokr_w2") or module.by_leaf["lokr_w2_b"]
+        found = tuple(entry.value.shape)
+        raise AdapterTensorError(entry.key, f"is {found}, which does not hold the kernel {kernel}")
 
 
 def _as_peft_reshapes(w1: Factor, w2: Tensor, context: FormContext) -> DenseWeights:

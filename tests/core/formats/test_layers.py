@@ -238,6 +238,14 @@ def lokr_of(w2: Tensor, **others: Tensor) -> dict[str, Tensor]:
 MISFITS: dict[str, tuple[dict[str, Tensor], str]] = {
     "another kernel": (lokr_of(draw(4, 4, 2, 3)), r"kernel is \(3, 2\)"),
     "kernel in w1": ({"lokr_w1": draw(2, 3, 3, 2), "lokr_w2": draw(4, 4)}, "no kernel belongs"),
+    "kernel in both": (
+        {"lokr_w1": draw(2, 9), "lokr_w2": draw(4, 8)},
+        r"lokr_w2' is \(4, 8\), which does not hold the kernel \(3, 2\)",
+    ),
+    "kernel in both, low rank": (
+        {"lokr_w1": draw(2, 9), "lokr_w2_a": draw(4, 2), "lokr_w2_b": draw(2, 8)},
+        r"lokr_w2_b' is \(2, 8\), which does not hold the kernel \(3, 2\)",
+    ),
     "core of another kernel": (
         {
             "lokr_w1": draw(2, 3),
