@@ -54,9 +54,10 @@ class Targets:
         if unchecked:
             yield unchecked[0].problem
             return
+        budget = StepBudget()
         try:
-            budget = StepBudget()
             unexpected = [path for path in paths if not self._includes(path, budget)]
+            missing = list(self._missing(paths, budget))
         except UnservedPatternError as error:
             yield f"target_modules was not held against the file: it {error}"
             return
@@ -65,16 +66,22 @@ class Targets:
                 f"{len(unexpected)} modules are changed though they are not among "
                 f"target_modules, such as {unexpected[0]!r}; peft would drop their tensors"
             )
-        if isinstance(self.include, tuple):
-            suffixes = {suffix for path in paths for suffix in _suffixes(path)}
-            missing = [target for target in self.include if target not in suffixes]
-            if missing:
-                yield f"{listed(missing)} of target_modules has no tensors in the file"
+        if missing:
+            yield f"{listed(missing)} of target_modules has no tensors in the file"
+
+    def _missing(self, paths: Sequence[str], budget: StepBudget) -> Iterator[str]:
+        """Yield the targets, where they are names, that no path ends in and that are wanted."""
+        names = self.include if isinstance(self.include, tuple) else ()
+        found = {suffix for path in paths for suffix in _suffixes(path)}
+        return (name for name in names if name not in found and not self._excludes(name, budget))
 
     def _includes(self, path: str, budget: StepBudget) -> bool:
-        if self.exclude is not None and _matches(self.exclude, path, budget):
+        if self._excludes(path, budget):
             return False
         return self.include is None or _matches(self.include, path, budget)
+
+    def _excludes(self, path: str, budget: StepBudget) -> bool:
+        return self.exclude is not None and _matches(self.exclude, path, budget)
 
 
 def _target(field: str, fields: Mapping[str, object]) -> Target:

@@ -77,6 +77,16 @@ def test_trap_13_target_without_tensors_is_reported(tmp_path: Path) -> None:
     assert adapter.warnings == ("'v_proj' of target_modules has no tensors in the file",)
 
 
+@pytest.mark.parametrize("excluded", [["v_proj"], r"block\.v_.*"], ids=str)
+def test_trap_13_target_that_is_excluded_needs_no_tensors(tmp_path: Path, excluded: object) -> None:
+    """PEFT writes out what "all-linear" stands for, those that are excluded among them."""
+    folder = write_peft(
+        tmp_path, full(PEFT_Q, alpha=None), target_modules=[Q, V], exclude_modules=excluded
+    )
+
+    assert read_adapter(folder, base_spec()).warnings == ()
+
+
 @pytest.mark.parametrize("rank", [4, None])
 def test_trap_23_conv1d_of_transformers_takes_a_lokr(tmp_path: Path, rank: int | None) -> None:
     """PEFT and LyCORIS refuse to train one there; a file over it is served all the same."""
