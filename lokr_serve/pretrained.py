@@ -32,7 +32,8 @@ def reading(path: Path, refusal: type[ModelError | SettingsError]) -> Iterator[N
     try:
         yield
     except _READ_ERRORS as error:
-        problem = " ".join(str(error).split("\n")[:2])  # of some the first line is a title
+        lines = [line.strip() for line in str(error).split("\n")[:2]]  # the first may be a title
+        problem = " ".join(lines)
         raise refusal(f"model.path: {path} cannot be loaded: {problem}") from error
 
 

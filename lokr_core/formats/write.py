@@ -49,17 +49,18 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         AdapterFileError: It is taken, or cannot be written to.
     """
-    if out.exists():
-        raise AdapterFileError(f"{out}: exists already; remove it or name another")
     # The suffix stays, since it tells readers what a file is.
     stage = out.with_name(f".{out.stem}.{uuid4().hex[:8]}{out.suffix}")
     try:
-        yield stage
-        stage.rename(out)
+        if out.exists():
+            raise AdapterFileError(f"{out}: exists already; remove it or name another")
+        try:
+            yield stage
+            stage.rename(out)
+        finally:
+            _remove(stage)
     except OSError as error:
         raise AdapterFileError(f"{out}: cannot be written: {error.strerror}") from error
-    finally:
-        _remove(stage)
 
 
 def _remove(stage: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from lokr_core.formats.header import DTYPES
 from lokr_core.formats.inspect.file_base import without_memory
 from lokr_serve.cli.command import Dtype
-from lokr_serve.errors import ModelError
+from lokr_serve.errors import ModelError, SettingsError
 from lokr_serve.pretrained import CONFIG_NAME, read_config, read_weights, reading, require_model
 
 Base = nn.Module | Mapping[str, nn.Module]
@@ -72,11 +72,10 @@ def _each(folder: Path, make: Callable[[Path], nn.Module]) -> Base:
             parts = [
                 name for name, value in _read(folder / PIPELINE_NAME).items() if _is_part(value)
             ]
-            return {
-                name: make(folder / name)
-                for name in parts
-                if (folder / name / CONFIG_NAME).is_file()
-            }
+            found = [name for name in parts if (folder / name / CONFIG_NAME).is_file()]
+            if not found:
+                raise SettingsError(f"model.path: {folder} is a pipeline without a model")
+            return {name: make(folder / name) for name in found}
         require_model(folder)
         return make(folder)
 

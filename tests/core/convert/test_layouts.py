@@ -158,3 +158,15 @@ def test_a_folder_that_is_not_there_is_named(source: Source, tmp_path: Path) -> 
     """The operating system's own words are kept."""
     with pytest.raises(lokr_core.AdapterFileError, match="No such file"):
         convert(source("peft lokr"), tmp_path / "a" / "out.safetensors", Layout.CANONICAL)
+
+
+@pytest.mark.parametrize("name", ["file/out.safetensors", f"{'x' * 250}.safetensors"])
+def test_a_place_that_cannot_be_written_to_is_named(
+    name: str, source: Source, tmp_path: Path
+) -> None:
+    """Also where not even a half-written file could be removed again."""
+    (tmp_path / "file").touch()
+    with pytest.raises(lokr_core.AdapterFileError, match="cannot be written"):
+        convert(source("peft lokr"), tmp_path / name, Layout.CANONICAL)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -60,6 +60,14 @@ def test_the_models_of_a_pipeline_are_read_by_name(pipeline_folder: Path) -> Non
         assert all(p.untyped_storage().nbytes() <= 4 for p in part.parameters())
 
 
+def test_a_pipeline_without_a_model_is_a_wrong_setting(tmp_path: Path) -> None:
+    """Such as one whose parts were not copied along."""
+    index = {"unet": ["diffusers", "UNet2DConditionModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(SettingsError, match="a pipeline without a model"):
+        read_modules(tmp_path, Dtype.AUTO)
+
+
 def test_one_component_is_a_model(pipeline_folder: Path) -> None:
     """An adapter of a denoiser alone needs no pipeline around it."""
     unet = read_modules(pipeline_folder / "unet", Dtype.FLOAT32)
