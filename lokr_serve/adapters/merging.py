@@ -18,6 +18,7 @@ from lokr_core import (
     LossyMergeError,
     MergeBudgetError,
     MergedMix,
+    MergeError,
 )
 from lokr_serve.adapters.policy import (
     CPU_MACS_PER_BYTE,
@@ -173,6 +174,9 @@ class MixMerger:
         except (AdapterBudgetError, DeviceMemoryError) as error:
             logger.warning("not merged for now: %s", error)
             self._refuse(mix, _Refusal(until=time.monotonic() + NO_ROOM_SECONDS))
+        except MergeError as error:
+            logger.warning("mix %r cannot be merged and stays unmerged: %s", mix.name, error)
+            self._refuse(mix, _Refusal(until=math.inf))
         except Exception:  # the edge of a background call: nobody else sees what it raised
             logger.exception("mix %r cannot be merged; it stays unmerged", mix.name)
             self._refuse(mix, _Refusal(until=math.inf))

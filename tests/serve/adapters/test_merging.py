@@ -206,6 +206,7 @@ async def test_a_fault_in_a_background_merge_is_logged_and_not_repeated(
 
     assert apply is Apply.UNMERGED
     assert num_tries == 1
+    assert "Traceback" not in caplog.text
     with pytest.raises(MergeError, match="quantised"):
         await resolve(registry, ApplyMode.MERGED)
 
