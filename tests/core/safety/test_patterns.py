@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from lokr_core.errors import AdapterConfigError
@@ -41,6 +41,8 @@ def subject(text: str) -> Subject:
     return Subject(text=text, budget=StepBudget())
 
 
+@example(source="a{}", text="a{}")
+@example(source="(|{})", text="{}")
 @given(source=SOURCES, text=st.text("ab.1-_{}", max_size=7))
 def test_pattern_matches_as_the_library_of_regular_expressions_does(source: str, text: str) -> None:
     """PEFT matches by re, and a rank that goes to another module is a wrong scale."""
