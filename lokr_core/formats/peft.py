@@ -39,7 +39,7 @@ _REFUSED = (
 )
 _UNSET: tuple[object, ...] = (None, False, "", "none", [], {})
 # Any other way to start changes the base weights as well, which the file does not hold.
-_PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "lycoris")
+_PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal", "lycoris", "mica")
 # What decides how an adapter was made or trained, or says again what its tensors show.
 _WITHOUT_EFFECT = frozenset(
     [

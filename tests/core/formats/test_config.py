@@ -69,7 +69,7 @@ def test_every_default_of_peft_is_accepted(config: peft.PeftConfig, tmp_path: Pa
     assert not parsed.is_unscaled
 
 
-@pytest.mark.parametrize("start", [False, "gaussian", "eva", "orthogonal"])
+@pytest.mark.parametrize("start", [None, False, "gaussian", "eva", "orthogonal", "mica"])
 def test_way_to_start_does_not_matter(tmp_path: Path, start: object) -> None:
     """How factors were drawn is no concern of the one who has them."""
     folder = write_peft(tmp_path, lora(PEFT_Q), peft_type="LORA", init_lora_weights=start)
