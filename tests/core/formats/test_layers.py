@@ -1,7 +1,6 @@
 """Forms of factors on convolutions and embeddings, where trainers store them in several shapes."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import lycoris
@@ -12,40 +11,11 @@ from hypothesis import strategies as st
 from lycoris.functional import lokr as functional
 from torch import Tensor, nn
 
-from lokr_core.errors import AdapterMismatchError, AdapterTensorError, UnsupportedModuleError
 from lokr_core.formats import read_adapter
 from lokr_core.layers.discover import discover
 from lokr_core.weights import DenseWeights, HadamardWeights, LokrWeights, TuckerFactor
+from tests.core.formats.conv_base import IN, OUT, Base, conv_base, delta_of
 from tests.core.formats.hand_made import draw, write, write_peft
-
-CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-OUT, IN = 8, 12
-
-
-class Base(nn.Module):
-    """A base of the layer that files change, and another."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.side = nn.Linear(1, 1, dtype=torch.float64)  # a model of an embedding alone is none
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's weight."""
-        return self.get_parameter("conv.weight").detach()
-
-
-def conv_base(*kernel: int, **options: object) -> Base:
-    """Return a base of one convolution, float64."""
-    kind: Callable[..., nn.Module] = CONVS[len(kernel)]
-    return Base(kind(IN, OUT, kernel, bias=False, dtype=torch.float64, **options))
-
-
-def delta_of(folder: Path, base: Base, tensors: dict[str, Tensor]) -> Tensor:
-    """Return what a LyCORIS file adds to the convolution."""
-    named = {f"lycoris_conv.{leaf}": tensor for leaf, tensor in tensors.items()}
-    return read_adapter(write(folder, named), discover(base)).delta_weights()["conv.weight"]
 
 
 @pytest.mark.parametrize("kernel", [(3,), (3, 2), (2, 1, 3)], ids=str)
@@ -230,137 +200,6 @@ def test_core_of_peft_for_a_conv1d_has_one_dimension_more(tmp_path: Path) -> Non
     assert torch.equal(delta, deep)
 
 
-def lokr_of(w2: Tensor, **others: Tensor) -> dict[str, Tensor]:
-    """Return a LoKr whose w1 is [2, 3]."""
-    return {"lokr_w1": draw(2, 3), "lokr_w2": w2, **others}
-
-
-MISFITS: dict[str, tuple[dict[str, Tensor], str]] = {
-    "another kernel": (lokr_of(draw(4, 4, 2, 3)), r"kernel is \(3, 2\)"),
-    "kernel in w1": ({"lokr_w1": draw(2, 3, 3, 2), "lokr_w2": draw(4, 4)}, "no kernel belongs"),
-    "kernel in both": (
-        {"lokr_w1": draw(2, 9), "lokr_w2": draw(4, 8)},
-        r"lokr_w2' is \(4, 8\), which does not hold the kernel \(3, 2\)",
-    ),
-    "kernel in both, low rank": (
-        {"lokr_w1": draw(2, 9), "lokr_w2_a": draw(4, 2), "lokr_w2_b": draw(2, 8)},
-        r"lokr_w2_b' is \(2, 8\), which does not hold the kernel \(3, 2\)",
-    ),
-    "core of another kernel": (
-        {
-            "lokr_w1": draw(2, 3),
-            "lokr_t2": draw(2, 2, 2, 2),
-            "lokr_w2_a": draw(2, 4),
-            "lokr_w2_b": draw(2, 4),
-        },
-        r"kernel is \(3, 2\)",
-    ),
-    "core of another rank": (
-        {
-            "lokr_w1": draw(2, 3),
-            "lokr_t2": draw(2, 2, 3, 2),
-            "lokr_w2_a": draw(3, 4),
-            "lokr_w2_b": draw(2, 4),
-        },
-        r"lokr_w2_a' is \(3, 4\), but its core has rank 2",
-    ),
-    "core without sides": ({"lokr_w1": draw(2, 3), "lokr_t2": draw(2, 2, 3, 2)}, "no partner"),
-    "core in one half": (
-        {
-            "hada_t1": draw(2, 2, 3, 2),
-            **{f"hada_w{half}_a": draw(2, OUT) for half in (1, 2)},
-            **{f"hada_w{half}_b": draw(2, IN) for half in (1, 2)},
-        },
-        "has no partner 'hada_t2'",
-    ),
-}
-
-
-@pytest.mark.parametrize(("tensors", "problem"), MISFITS.values(), ids=MISFITS)
-def test_factors_that_do_not_fit_the_kernel_are_refused_by_name(
-    tmp_path: Path, tensors: dict[str, Tensor], problem: str
-) -> None:
-    """Sizes that multiply out by chance would give a scrambled kernel."""
-    with pytest.raises(AdapterTensorError, match=problem):
-        delta_of(tmp_path, conv_base(3, 2), tensors)
-
-
-def test_factors_of_another_base_are_refused_before_they_are_multiplied(tmp_path: Path) -> None:
-    """A small file must not make the reader take memory for a large product."""
-    rank = 64  # its Khatri-Rao products have 64 times the file's numbers
-    size = 6000
-    tensors = {
-        "hada_w1_a": torch.ones(size, rank),
-        "hada_w1_b": torch.ones(rank, size),
-        "hada_w2_a": torch.ones(size, rank),
-        "hada_w2_b": torch.ones(rank, size),
-    }
-
-    with pytest.raises(AdapterMismatchError):
-        delta_of(tmp_path, conv_base(1, 1), tensors)
-
-
-def peft_lora(folder: Path, base: Base, num_in: int) -> None:
-    """Read a LoRA of PEFT over a convolution."""
-    kernel = base.weight.shape[2:]
-    tensors = {
-        "conv.lora_A.weight": draw(2, num_in, *kernel),
-        "conv.lora_B.weight": draw(OUT, 2, *[1] * len(kernel)),
-    }
-    read_adapter(write_peft(folder, tensors, peft_type="LORA", r=2), discover(base))
-
-
-def test_lora_of_peft_on_grouped_or_dilated_convolutions_is_refused(tmp_path: Path) -> None:
-    """What it trains there is no change of the weight; LyCORIS's is, and is served."""
-    with pytest.raises(UnsupportedModuleError, match="reads every channel"):
-        peft_lora(tmp_path, conv_base(3, 3, groups=2), IN)
-    with pytest.raises(UnsupportedModuleError, match="without the convolution's dilation"):
-        peft_lora(tmp_path, conv_base(3, 3, dilation=2), IN)
-    peft_lora(tmp_path, conv_base(1, 1, dilation=2), IN)
-
-
-def test_dora_by_input_of_a_convolution_is_by_channel(tmp_path: Path) -> None:
-    """One magnitude for all of a channel's kernel."""
-    base = conv_base(3, 2)
-    magnitude = draw(1, IN, 1, 1, seed=5).abs().double()
-    factors = lokr_of(draw(4, 4, 3, 2, seed=2))
-    adapted = base.weight + torch.kron(factors["lokr_w1"][:, :, None, None], factors["lokr_w2"])
-    norm = adapted.square().sum(dim=(0, 2, 3), keepdim=True).sqrt()
-
-    delta = delta_of(tmp_path, base, {**factors, "dora_scale": magnitude})
-
-    wanted = adapted * magnitude / norm - base.weight
-    torch.testing.assert_close(delta, wanted)
-
-
-@pytest.mark.parametrize("shape", [(OUT, 1, 3, 2), (OUT, IN, 1, 1), (2, OUT), (1, OUT, 1, 1)])
-def test_magnitude_along_no_axis_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    """The last is PEFT's own shape, whose key has another name."""
-    tensors = {**lokr_of(draw(4, 4, 3, 2)), "dora_scale": torch.ones(shape)}
-
-    with pytest.raises(AdapterTensorError, match="which is no magnitude"):
-        delta_of(tmp_path, conv_base(3, 2), tensors)
-
-
-def test_magnitude_of_peft_is_by_output_whatever_its_shape(tmp_path: Path) -> None:
-    """LyCORIS means inputs by the same shape; the key tells them apart."""
-    base = Base(nn.Conv2d(4, 4, 1, dtype=torch.float64))
-    magnitude = draw(1, 4, 1, 1, seed=5).abs().double()
-    tensors = {
-        "conv.lora_A.weight": draw(2, 4, 1, 1, seed=1),
-        "conv.lora_B.weight": draw(4, 2, 1, 1, seed=2),
-        "conv.lora_magnitude_vector": magnitude,
-    }
-    folder = write_peft(tmp_path, tensors, peft_type="LORA", r=2, lora_alpha=2, use_dora=True)
-    product = tensors["conv.lora_B.weight"].flatten(1) @ tensors["conv.lora_A.weight"].flatten(1)
-    adapted = base.weight.flatten(1) + product
-    wanted = adapted * (magnitude.flatten() / adapted.norm(dim=1))[:, None]
-
-    delta = read_adapter(folder, discover(base)).delta_weights()["conv.weight"]
-
-    torch.testing.assert_close(delta.flatten(1), wanted - base.weight.flatten(1))
-
-
 def test_biases_of_loras_are_scaled_and_keep_their_precision_where_that_is_exact(
     tmp_path: Path,
 ) -> None:
@@ -396,21 +235,3 @@ def test_rank_of_a_module_is_found_behind_a_core(tmp_path: Path) -> None:
     adapter = read_adapter(path, discover(conv_base(3, 2)))
 
     assert math.isclose(float(adapter.scales[0]), 1 / 5)
-
-
-def test_magnitude_of_an_embedding_is_by_column(tmp_path: Path) -> None:
-    """PEFT takes the table transposed there, so that its outputs are our columns."""
-    base = Base(nn.Embedding(OUT, IN, dtype=torch.float64))
-    magnitude = draw(IN, seed=5).abs().double()
-    a, b = draw(2, OUT, seed=1).double(), draw(IN, 2, seed=2).double()
-    tensors = {
-        "conv.lora_embedding_A": a,
-        "conv.lora_embedding_B": b,
-        "conv.lora_magnitude_vector": magnitude,
-    }
-    folder = write_peft(tmp_path, tensors, peft_type="LORA", r=2, lora_alpha=2, use_dora=True)
-    adapted = base.weight + (b @ a).mT
-
-    delta = read_adapter(folder, discover(base)).delta_weights()["conv.weight"]
-
-    torch.testing.assert_close(delta, adapted * magnitude / adapted.norm(dim=0) - base.weight)
