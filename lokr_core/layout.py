@@ -206,7 +206,7 @@ class ModuleLayout:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class AdapterLayout:
     """Slots of a whole adapter, by module path.
 

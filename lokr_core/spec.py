@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,9 @@ class ModelSpec:
     modules: Mapping[str, ModuleSpec]
     dtype: torch.dtype
     components: tuple[str, ...] = ("",)  # what paths start with; a single module has the name ""
-    _layouts: dict[AdapterLayout, AdapterLayout] = field(default_factory=dict, repr=False)
+    _layouts: WeakKeyDictionary[AdapterLayout, ReferenceType[AdapterLayout]] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -146,5 +149,10 @@ class ModelSpec:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def shared_layout(self, layout: AdapterLayout) -> AdapterLayout:
-        """Return the one layout that all adapters of equal shapes hold."""
-        return self._layouts.setdefault(layout, layout)
+        """Return the one layout that all adapters of equal shapes hold, while there are any."""
+        found = self._layouts.get(layout)
+        shared = None if found is None else found()
+        if shared is not None:
+            return shared
+        self._layouts[layout] = ref(layout)
+        return layout

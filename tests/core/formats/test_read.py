@@ -1,6 +1,8 @@
 """read_adapter as a whole: identity, packing, and what the caller is told."""
 
+import gc
 import hashlib
+import weakref
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,18 @@ def test_adapters_of_equal_shapes_share_their_layout(tmp_path: Path) -> None:
 
     assert first.layout is second.layout
     assert first.layout is not other.layout
+
+
+def test_layout_goes_with_the_last_adapter_that_holds_it(tmp_path: Path) -> None:
+    """A server that runs for months must not keep the shapes of all that it ever served."""
+    spec = base_spec()
+    path = write(tmp_path, low_rank(FLAT_Q))
+    layout = weakref.ref(read_adapter(path, spec).layout)
+
+    gc.collect()
+
+    assert layout() is None
+    assert read_adapter(path, spec).modules().keys() == {Q}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
