@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from lokr_core.errors import AdapterConfigError, AdapterTensorError
+import torch
+from torch import Tensor
+
+from lokr_core.errors import AdapterConfigError, AdapterError, AdapterTensorError
 from lokr_core.formats.binding import FileModule
 from lokr_core.formats.diffusers import config_for
 from lokr_core.formats.forms import MAGNITUDES, read_form
@@ -75,12 +78,11 @@ class ModuleReader:
         if config is not None:
             _check_peft(module, config, has_delta=form is not None)
         scale = None if form is None else self._scale(module, form, config)
+        if scale is not None:
+            _check_usable(scale, shape, dtype)
         change = self._deltas(module, shape, form, scale)
         if MAGNITUDES & module.by_leaf.keys():
-            weight = file_weight(module) if replaced.base_weight is None else replaced.base_weight
-            context = GainContext(shape=shape, weight=weight, dtype=dtype)
-            gain = read_gain(module, change.deltas, context)
-            change = replace(change, gain=gain)
+            change = self._with_gain(module, change, shape, replaced.base_weight)
         whole = with_replaced(module, change, replaced, dtype)
         return ReadModule(
             module=module,
@@ -110,6 +112,14 @@ class ModuleReader:
         if self.is_peft:
             return caller_scale(module, form, self.overrides)
         return file_scale(module, form, self.notes, self.overrides)
+
+    def _with_gain(
+        self, module: FileModule, change: Change, shape: WeightShape, base_weight: Tensor | None
+    ) -> Change:
+        """Return a change with the gain of its magnitude, over the base's weight if not its own."""
+        weight = file_weight(module) if base_weight is None else base_weight
+        context = GainContext(shape=shape, weight=weight, dtype=self.spec.compute_dtype)
+        return replace(change, gain=read_gain(module, change.deltas, context))
 
     def _cautions(self, module: FileModule, scale: Scale | None, change: Change) -> Iterator[str]:
         """Yield what to tell of the scale; norms and biases alone are whole differences too."""
@@ -152,6 +162,15 @@ def _check_need_no_factors(module: FileModule) -> None:
         if leaf in module.by_leaf:
             problem = "stands alone: the file has no factors for its module"
             raise AdapterTensorError(module.by_leaf[leaf].key, problem)
+
+
+def _check_usable(scale: Scale, shape: WeightShape, dtype: torch.dtype) -> None:
+    """Check that a scale is no infinity where it is computed with."""
+    if abs(scale.value) > torch.finfo(dtype).max:
+        raise AdapterError(
+            f"module {shape.name!r}: its scale of {scale.value:g} overflows {dtype}; it is "
+            f"{scale.source}"
+        )
 
 
 def _check_peft(module: FileModule, config: PeftConfig, *, has_delta: bool) -> None:

@@ -41,15 +41,15 @@ class TrainerNotes:
         is_bypass = config.get("bypass_mode") is True
         if metadata.get("ss_network_module", "").startswith("lycoris"):
             return cls(
-                dim=_positive(metadata.get("ss_network_dim")),
-                conv_dim=_positive(arguments.get("conv_dim")),
+                dim=_dimension(metadata.get("ss_network_dim")),
+                conv_dim=_dimension(arguments.get("conv_dim")),
                 has_own_dims=_sets_dims(arguments.get("preset")),
                 is_bypass=is_bypass,
                 rs_alpha=rs_alpha,
             )
         return cls(
-            dim=_positive(config.get("linear_dim")),
-            conv_dim=_positive(config.get("conv_dim")),
+            dim=_dimension(config.get("linear_dim")),
+            conv_dim=_dimension(config.get("conv_dim")),
             has_own_dims=_sets_dims(config.get("apply_preset")),
             is_bypass=is_bypass,
             rs_alpha=rs_alpha,
@@ -78,6 +78,11 @@ def _json_object(text: str) -> dict[str, object]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _dimension(value: object) -> float | None:
+    number = _positive(value)
+    return number if number is not None and number >= 1 else None
 
 
 def _positive(value: object) -> float | None:

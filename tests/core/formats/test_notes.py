@@ -37,6 +37,7 @@ UNTOLD = {
     "another trainer": (8.0, {"ss_network_module": "networks.lora", "ss_network_dim": "4"}),
     "dim that is no number": (8.0, {**METADATA["kohya"], "ss_network_dim": "None"}),
     "dim that is not positive": (8.0, {**METADATA["kohya"], "ss_network_dim": "-4"}),
+    "dim that is a fraction": (8.0, {**METADATA["kohya"], "ss_network_dim": "1e-300"}),
     "dim that is missing": (8.0, {"ss_network_module": "lycoris.kohya"}),
     "config that is no JSON": (8.0, {"lycoris_config": "{"}),
     "config that is no object": (8.0, {"lycoris_config": "[4]"}),

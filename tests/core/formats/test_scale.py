@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter, ScaleSource
-from lokr_core.errors import AdapterConfigError, AdapterTensorError
+from lokr_core.errors import AdapterConfigError, AdapterError, AdapterTensorError
 from lokr_core.formats import read_adapter
 from lokr_core.layers.discover import discover
 from tests.core.formats.hand_made import (
@@ -205,6 +205,19 @@ def test_override_that_is_no_usable_number_is_refused(
 
     with pytest.raises(AdapterConfigError, match=f"^{field}: {value} is not"):
         read_adapter(path, base_spec(), **{field: value})
+
+
+@pytest.mark.parametrize("alpha", [1e300, -1e300])
+def test_scale_that_overflows_where_it_is_computed_with_is_refused(
+    tmp_path: Path, alpha: float
+) -> None:
+    """It is finite in the file, but every output would be infinite or NaN."""
+    tensors = low_rank(FLAT_Q) | {f"{FLAT_Q}.alpha": torch.tensor(alpha, dtype=torch.float64)}
+    path = write(tmp_path, tensors)
+
+    with pytest.raises(AdapterError, match=rf"^module '{Q}': its scale .*e\+299 overflows"):
+        read_adapter(path, base_spec())
+    assert scale_of(read_adapter(path, base_spec(torch.float64))) == alpha / 3
 
 
 @pytest.mark.parametrize("module", [PEFT_Q, Q])
