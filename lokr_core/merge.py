@@ -15,7 +15,7 @@ from lokr_core.spec import ModelSpec, ModuleSpec
 from lokr_core.weights import ModuleWeights
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MergedMix:
     """The merged parameters of one mix."""
 
@@ -88,14 +88,15 @@ def merge_mix(mix: AdapterMix, pool: AdapterPool, spec: ModelSpec) -> MergedMix:
             if weight != 0:
                 changes.setdefault(path, []).append(_Change(weight=weight, weights=weights))
     merging = _Merging(dtype=spec.compute_dtype)
-    for path in sorted(changes):
-        merging.merge(spec.modules[path], changes[path])
+    with torch.inference_mode(False):  # a later forward that is merged may need gradients
+        for path in sorted(changes):
+            merging.merge(spec.modules[path], changes[path])
     return MergedMix(
         weights=merging.weights, biases=merging.biases, rounding_loss=merging.loss.ratio
     )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Merging:
     """What was merged so far."""
 

@@ -87,28 +87,28 @@ class SummedChange:
             delta.add_to(change, rows)
         if not any(self._dense):
             return
-        entries = zip(self._by_entry(change), self._by_entry(rows), strict=True)
-        for (out, x), weight, terms in zip(entries, self._weights, self._dense, strict=True):
+        outs, inputs = self._by_entry(change), self._by_entry(rows)
+        for index, terms in enumerate(self._dense):
             for term in terms:
-                self._layer.add_dense(out, x, term, weight)
+                self._layer.add_dense(outs[index], inputs[index], term, self._weights[index])
 
     def _add_gained(self, change: Tensor, rows: Tensor, gain: Gain, base: Tensor) -> None:
         """Add the terms under a gain, and what the gain makes of the base's own product."""
-        spec, by_entry = self._layer.spec, self._by_entry(change)
-        gains = self._layer.gains(gain, rows)
+        spec, gains = self._layer.spec, self._layer.gains(gain, rows)
         weight = torch.tensor(self._weights, dtype=torch.float64).to(change)
-        weight = weight.view(-1, *(1,) * (by_entry.ndim - 1))
+        weight = weight.view(-1, *(1,) * change.ndim)
         if gains.inputs is not None:
             inputs = self._by_entry(rows)
             self._add_terms(change, (inputs * gains.inputs).flatten(0, 1))
             matrix = spec.to_base_layout(spec.weight.to(change.dtype))
             product = self._layer.bind(matrix, None)((inputs * (gains.inputs - 1)).flatten(0, 1))
-            by_entry.add_(weight * self._by_entry(product))
+            self._by_entry(change).add_(weight * self._by_entry(product))
         if gains.outputs is not None:
             self._add_terms(change, rows)
             if spec.bias is not None:
                 base = base - along_channels(spec.bias[None].to(base), base.ndim)[0]
             plain = self._by_entry(base)
+            by_entry = self._by_entry(change)
             by_entry.mul_(gains.outputs).add_(weight * (gains.outputs - 1) * plain)
 
 

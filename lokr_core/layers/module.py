@@ -2,6 +2,7 @@
 
 from typing import assert_never
 
+import torch
 from torch import Tensor
 
 from lokr_core.layers.conv import ConvLayer
@@ -72,6 +73,7 @@ class RoutedModule:
 
     def _prepare(self, plan: RowPlan) -> Forward:
         """Decide what is to be done here for as long as the plan lives."""
-        work = work_at(self._layer, self._base, plan.at(self._path))
+        with torch.inference_mode(False):  # a later forward with the plan may need gradients
+            work = work_at(self._layer, self._base, plan.at(self._path))
         plan.works[self._path] = work
         return work

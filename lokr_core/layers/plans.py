@@ -53,7 +53,8 @@ class Plans(threading.local):
     def plan(self, spans: Sequence[RowSpan]) -> RowPlan | None:
         """Return the plan for rows that lie as ``spans`` say, or None if all are the base's."""
         self._forget_dropped()
-        return self._planner.plan(spans, self._merged(spans))
+        with torch.inference_mode(False):  # banks outlive the forward, and others may need grads
+            return self._planner.plan(spans, self._merged(spans))
 
     def token_plans(self, spans: Spans, head_spans: Spans) -> TokenPlans:
         """Return the plans of a packed forward, the same again while rows and banks stay."""
@@ -61,14 +62,18 @@ class Plans(threading.local):
         key = spans, head_spans
         plans = self._kept.pop(key, None)
         if plans is None or not plans.is_current:
-            merged = self._merged(spans)
-            tokens = self._planner.plan(spans, merged)
-            head = tokens and self._planner.head_plan(head_spans, merged, tokens)
-            plans = TokenPlans(tokens=tokens, head=head)
+            with torch.inference_mode(False):  # as above
+                plans = self._token_plans(spans, head_spans)
         self._kept[key] = plans
         while len(self._kept) > _KEPT_PLANS:
             del self._kept[next(iter(self._kept))]
         return plans
+
+    def _token_plans(self, spans: Spans, head_spans: Spans) -> TokenPlans:
+        merged = self._merged(spans)
+        tokens = self._planner.plan(spans, merged)
+        head = tokens and self._planner.head_plan(head_spans, merged, tokens)
+        return TokenPlans(tokens=tokens, head=head)
 
     def _forget_dropped(self) -> None:
         """Let go of removed adapters and of merged weights that were dropped from the cache."""

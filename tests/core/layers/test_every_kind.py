@@ -62,6 +62,15 @@ def assert_close(found: Tensor, wanted: Tensor, kind: str) -> None:
 ROWS = st.sampled_from([(), (0,), (1,), (2,), (0, 2), (1, 2)])
 
 
+def draw_adapters(data: st.DataObject, bench: Bench) -> None:
+    """Draw three adapters of the layer."""
+    made = [data.draw(changes(bench.subject)) for _ in range(2)]
+    made.append(data.draw(changes(bench.subject, can_replace=False)))
+    for n, module in enumerate(made):
+        bench.adapters.append(build_adapter(bench.adapted.spec, f"a{n}", {PATH: module}))
+        bench.adapted.add(bench.adapters[-1])
+
+
 def drawn_mixes(data: st.DataObject, bench: Bench, count: int) -> list[AdapterMix]:
     """Draw the mix of each row."""
     return [
@@ -77,11 +86,7 @@ def test_both_ways_are_the_definition(kind: str, data: st.DataObject) -> None:
     """Rows of one batch carry any mixes; those of the base do not feel the others."""
     subject = data.draw(KINDS[kind])
     bench = Bench(subject)
-    made = [data.draw(changes(subject)) for _ in range(2)]
-    made.append(data.draw(changes(subject, can_replace=False)))
-    for n, module in enumerate(made):
-        bench.adapters.append(build_adapter(bench.adapted.spec, f"a{n}", {PATH: module}))
-        bench.adapted.add(bench.adapters[-1])
+    draw_adapters(data, bench)
     count = data.draw(st.integers(1, 4))
     mixes, x = drawn_mixes(data, bench, count), subject.inputs(count, seed=3)
     plain = bench.run(x, [AdapterMix()], "unmerged")
@@ -97,3 +102,24 @@ def test_both_ways_are_the_definition(kind: str, data: st.DataObject) -> None:
         wanted = bench.define(x[row], mix)
         assert_close(unmerged[row], wanted, kind)
         assert_close(merged[row], wanted, kind)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # torch's own
+@pytest.mark.parametrize("kind", ["linear", "conv", "norm"])
+@given(data=st.data())
+def test_gradients_are_those_of_the_definition(kind: str, data: st.DataObject) -> None:
+    """Whoever differentiates through a served model gets what the dense weights would give."""
+    subject = data.draw(KINDS[kind])
+    bench = Bench(subject)
+    draw_adapters(data, bench)
+    mixes, x = drawn_mixes(data, bench, 2), subject.inputs(2, seed=3)
+    rows = [row.clone().requires_grad_() for row in x.split(1)]
+    inputs = x.clone().requires_grad_()
+
+    bench.run(inputs, mixes, "unmerged").square().sum().backward()
+
+    for index, (row, mix) in enumerate(zip(rows, mixes, strict=True)):
+        bench.define(row, mix).square().sum().backward()
+        assert inputs.grad is not None
+        assert row.grad is not None
+        assert_close(inputs.grad[index : index + 1], row.grad, kind)
