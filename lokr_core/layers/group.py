@@ -23,14 +23,16 @@ class GroupRows:
 
     @classmethod
     def of(cls, entries: Sequence[Tensor], device: torch.device) -> "GroupRows":
-        """Lay out the rows of each entry, padded to the longest; an entry may have none.
+        """Lay out the rows of each entry, padded to the longest; some may have none, not all.
+
+        Padding repeats rows of the group, as no other is sure to suit it: a token id, say.
 
         Args:
             entries: Rows of each entry, on the CPU, where they are sorted out.
             device: Where the products run.
         """
         length = max(len(rows) for rows in entries)
-        first = torch.zeros(1, dtype=torch.long)  # what an entry without rows is padded with
+        first = next(rows[:1] for rows in entries if len(rows))  # pads an entry that has none
         padded = [
             torch.cat((rows, (rows[:1] if len(rows) else first).expand(length - len(rows))))
             for rows in entries
@@ -94,6 +96,10 @@ class Group:
     def banked(self, path: str) -> ModuleWeights:
         """Return the factors of a module, [E, ...], with scale and weight folded in."""
         return self.layout.modules[path].banked(self._storage)
+
+    def is_off(self, path: str) -> bool:
+        """Whether an entry has weight 0 on a module."""
+        return 0 in self.weights(path)
 
     def weights(self, path: str) -> list[float]:
         """Return each entry's weight on a module."""

@@ -64,7 +64,7 @@ class RowPlan:
         """Return which rows have another output than the base's at a module."""
         groups = tuple(group for group in self.groups if path in group.layout.modules)
         replaced: tuple[ReplacedRows, ...] = ()
-        if any(group.layout.modules[path].replaces_weight for group in groups):
+        if any(g.layout.modules[path].replaces_weight or g.is_off(path) for g in groups):
             groups, replaced = self._apart(path, groups)
         return ModuleRows(
             num_rows=self.num_rows,
@@ -76,7 +76,10 @@ class RowPlan:
     def _apart(
         self, path: str, groups: Sequence[Group]
     ) -> tuple[tuple[Group, ...], tuple[ReplacedRows, ...]]:
-        """Take the rows out of groups whose mix is a replacement of the module and no more."""
+        """Take rows out of groups: where a mix is off, or a replacement of the module and no more.
+
+        Off is off to the bit; a delta times 0 would not be, for -0.0 and infinities.
+        """
         adapters = {
             part: adapter
             for group in groups

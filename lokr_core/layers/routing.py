@@ -100,7 +100,7 @@ class SampleRouting:
                 f"module {path!r} sees {leading} rows for {count} mixes: not a multiple"
             )
         repeats = leading // count
-        if self._order is None:
+        if self._order is None and leading:
             raise RoutingError(
                 f"module {path!r} sees {leading} rows for {count} mixes; declare "
                 "rows='interleave' if each sample's rows lie together, "

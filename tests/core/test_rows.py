@@ -140,6 +140,24 @@ def test_base_rows_are_bit_identical_whatever_the_others_do(dtype: torch.dtype) 
     assert not torch.equal(found[1::2], wanted[1::2])
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("apply", ["unmerged", "merged"])
+def test_a_mix_that_is_off_at_a_module_is_the_base_to_the_bit(form: str, apply: ApplyWord) -> None:
+    """Weight 0 is off; a delta times 0 would turn infinities into NaNs."""
+    bench = Bench(torch.float32)
+    on, off = bench[f"{form} 1"], bench[f"{form} 3"]
+    x = draw(3, 12, seed=0, dtype=torch.float32)
+    x[1, 3] = float("inf")
+    base = bench.model.first(x)
+    mix = AdapterMix.of({off: 1.0}, {off: {"first": 0.0}})
+
+    with bench.adapted.using([mix, mix, AdapterMix.of({on: 1.0})], apply):
+        found = bench.model.first(x)
+
+    assert torch.equal(found[:2].view(torch.int32), base[:2].view(torch.int32))
+    assert not torch.equal(found[2], base[2])
+
+
 def test_the_empty_mix_is_the_unattached_model() -> None:
     """Attaching costs the base's users nothing."""
     model = make_base()

@@ -188,6 +188,28 @@ def test_a_table_of_more_tokens_serves_its_own_ids(apply: ApplyWord) -> None:
     assert torch.equal(found[1], host(ids[1]))
 
 
+def test_a_table_of_more_tokens_leaves_other_tables_their_own_ids() -> None:
+    """An adapter's rows are padded with none of another's, whose ids it may not know."""
+    host = Host(nn.Embedding(5, 4)).double().requires_grad_(False)
+    adapted = attach(host)
+    tables = [draw(rows, 4, seed=rows) for rows in (7, 5)] + [draw(5, 4, seed=1)]
+    larger, one, other = (
+        build_adapter(
+            adapted.spec, name, {"layer": ModuleWeights(replacement=Replacement(weight=table))}
+        )
+        for name, table in zip("abc", tables, strict=True)
+    )
+    for adapter in (larger, one, other):
+        adapted.add(adapter)
+    ids = torch.tensor([6, 1, 2])
+
+    with adapted.using([alone(larger), alone(one), alone(other, 0.5)], "unmerged"):
+        found = host(ids)
+
+    assert torch.equal(found[:2], torch.stack((tables[0][6], tables[1][1])))
+    assert_close(found[2], 0.5 * host(ids[2]) + 0.5 * tables[2][2])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_replaced_weights_wider_than_the_base_keep_their_precision(dtype: torch.dtype) -> None:
     """A head that was trained in float32 is computed in it, and rounded once."""

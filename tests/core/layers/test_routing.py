@@ -80,9 +80,9 @@ def test_tiled_rows_repeat_the_batch() -> None:
     assert_close(routed.batch(x, "tile"), routed.each(x, [a, b, a, b]))
 
 
-@pytest.mark.parametrize("rows", ["interleave", "tile"])
-def test_an_empty_batch_has_an_empty_answer(rows: RowOrder) -> None:
-    """No rows are zero times as many as the mixes."""
+@pytest.mark.parametrize("rows", [None, "interleave", "tile"])
+def test_an_empty_batch_has_an_empty_answer(rows: RowOrder | None) -> None:
+    """No rows are zero times as many as the mixes, whatever their order."""
     assert Routed().batch(draw(0, 12, seed=0), rows).shape == (0, 6)
 
 
