@@ -107,7 +107,14 @@ class Adapted:
         return self._costs.of(mix)
 
     def merge(self, mix: AdapterMix) -> MergedMix:
-        """Return the merged weights of a mix, without keeping them."""
+        """Return the merged weights of a mix, without keeping them.
+
+        Raises:
+            AdapterNotAddedError: One of its adapters was not added.
+            MixError: The mix does not fit its adapters.
+            MergeError: A module that it changes is quantised.
+        """
+        self.check(mix)
         return merge_mix(mix, self._pool, self.spec)
 
     @contextmanager

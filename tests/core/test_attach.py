@@ -15,8 +15,9 @@ from lokr_core import (
     RoutingError,
     attach,
 )
+from lokr_core.weights import ModuleWeights, Replacement
 from tests.core.bench import BASE, Bench
-from tests.core.factors import assert_close, draw, make_base, random_adapter
+from tests.core.factors import assert_close, build_adapter, draw, make_base, random_adapter
 
 
 def test_detach_gives_the_model_back() -> None:
@@ -81,6 +82,17 @@ def test_an_adapter_of_another_model_is_refused() -> None:
 
     with pytest.raises(LokrError, match="adapter 'a' was read for another model"):
         attach(make_base()).add(other)
+
+
+def test_what_cannot_be_applied_cannot_be_merged() -> None:
+    """A part that has no place in a sum would be left out of it without a word."""
+    adapted = attach(make_base())
+    head = ModuleWeights(replacement=Replacement(weight=draw(3, 15, seed=0)))
+    adapter = build_adapter(adapted.spec, "three", {"head": head})
+    adapted.add(adapter)
+
+    with pytest.raises(MixError, match=r"three: replaces 'head' .* at weight 1, not 0.5"):
+        adapted.merge(AdapterMix.of({adapter: 0.5}))
 
 
 def test_adapters_come_and_go_by_ref() -> None:
