@@ -54,6 +54,8 @@ class ModuleSpec:
         assert isinstance(weight, Tensor)
         if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
             return True
+        if weight.itemsize == 1:  # eight bits mean nothing without the scales kept beside them
+            return True
         return self.kind is ModuleKind.LINEAR and weight.shape != self.shape
 
     def _unpacked(self) -> Tensor:
@@ -63,7 +65,8 @@ class ModuleSpec:
             UnsupportedModuleError: Its kind of packing cannot be undone.
         """
         weight = self.parameter
-        if not weight.is_floating_point() or weight.shape != self.shape:
+        is_plain = type(weight) is Tensor  # which cannot say what its values stand for
+        if is_plain or not weight.is_floating_point() or weight.shape != self.shape:
             problem = "its quantised weight cannot be read, as a gain needs it to be"
             raise UnsupportedModuleError(self.path, problem)
         return weight.dequantize()  # a subclass of Tensor, which stands for its values

@@ -79,6 +79,8 @@ def _refusals(component: nn.Module) -> Iterator[tuple[str, str]]:
             yield path, "with max_norm an embedding writes to its weight at each use"
         if isinstance(module, CONV_TYPES) and not _is_plain_conv(module):
             yield path, f"{type(module).__name__} computes more than a convolution"
+        if isinstance(module, nn.Linear) and not _is_product(module):
+            yield path, f"{type(module).__name__} computes more than a product"
         for name in _bypassed(module):
             reason = f"{type(module).__name__} uses its weight without calling it"
             yield f"{path}.{name}".removeprefix("."), reason
@@ -99,6 +101,18 @@ def _takes_one_input(module: nn.Module) -> bool:
     """Whether rows can be told from the inputs; a table of positions, say, may take more."""
     parameters = inspect.signature(type(module).forward).parameters
     return len(parameters) == 2  # the module itself is the first
+
+
+# Whose forward is a product in other words.
+_PRODUCTS = ("FalconLinear",)
+
+
+def _is_product(linear: nn.Linear) -> bool:
+    """Whether a linear module is linear in its weight; a packed weight has a forward of its own."""
+    kind = type(linear)
+    if kind.forward is nn.Linear.forward or kind.__name__ in _PRODUCTS:
+        return True
+    return ModuleSpec(path="", kind=ModuleKind.LINEAR, module=linear).is_quantized
 
 
 def _is_plain_conv(conv: Conv) -> bool:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from transformers import Llama4TextConfig
+from transformers.models.falcon.modeling_falcon import FalconLinear
+from transformers.models.llama4.modeling_llama4 import Llama4Router
 
 from lokr_core import LokrError, attach
 from lokr_core.layers.discover import discover
@@ -74,6 +77,17 @@ def test_the_compute_dtype_follows_the_widest_weight() -> None:
     assert half.compute_dtype == torch.float32
     assert half.modules[""].bias is None
     assert discover(make_base()).compute_dtype == torch.float64
+
+
+def test_linear_modules_that_compute_more_are_refused_by_name() -> None:
+    """A router chooses experts by its product; a change added behind that would be a guess."""
+    config = Llama4TextConfig(hidden_size=4, num_local_experts=2)
+    model = nn.ModuleDict({"router": Llama4Router(config), "falcon": FalconLinear(4, 4)})
+
+    modules = attach(model).spec.modules
+
+    assert modules["router"].refusal == "Llama4Router computes more than a product"
+    assert modules["falcon"].refusal is None
 
 
 def test_attention_projection_is_refused_by_name() -> None:

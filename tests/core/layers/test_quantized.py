@@ -100,3 +100,23 @@ def test_shapes_and_dtypes_do_not_come_from_packed_weights() -> None:
     assert module.shape == (20, 12)
     with pytest.raises(UnsupportedModuleError, match=r"module 'packed' .* cannot be read"):
         _ = module.weight
+
+
+def test_eight_bits_are_packed_though_they_float() -> None:
+    """Their scales lie elsewhere in the module, so that a merge into them would be far off."""
+
+    class Scaled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(12, 20, bias=False)
+            eight = torch.zeros(20, 12, dtype=torch.float8_e4m3fn)
+            self.weight = nn.Parameter(eight, requires_grad=False)
+
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+            return nn.functional.linear(input, 3 * self.weight.float())
+
+    module = discover(nn.ModuleDict({"scaled": Scaled()})).modules["scaled"]
+
+    assert module.is_quantized
+    assert module.refusal is None
+    with pytest.raises(UnsupportedModuleError, match=r"module 'scaled' .* cannot be read"):
+        _ = module.weight
