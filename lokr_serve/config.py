@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lokr_serve.errors import SettingsError
 
@@ -48,10 +48,10 @@ class ServerSettings(_Section):
 
     @field_validator("listen", "admin_listen", "metrics_listen")
     @classmethod
-    def _is_address(cls, value: str, info: ValidationInfo) -> str:
+    def _is_address(cls, value: str) -> str:
         host, separator, port = value.rpartition(":")
         if not (host and separator and port.isdecimal() and int(port) < 65536):
-            raise ValueError(f"{info.field_name} must be HOST:PORT, not {value!r}")
+            raise ValueError(f"must be HOST:PORT, not {value!r}")
         return value
 
 
@@ -109,7 +109,7 @@ def load_settings(
     Raises:
         SettingsError: A setting is unknown or malformed.
     """
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, dict[str, Any]] = {"model": {}}  # so that its path is named if it is missing
     for source in (_from_file(file), _from_environment(environment), flags):
         for section, values in source.items():
             if not isinstance(values, Mapping):
@@ -143,8 +143,17 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str
 
 
 def _describe(error: ValidationError) -> str:
-    problems = (
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors()
-    )
-    return "; ".join(problems)
+    problems = (_problem(problem["type"], problem["msg"]) for problem in error.errors())
+    places = (".".join(map(str, problem["loc"])) for problem in error.errors())
+    return "; ".join(f"{place}: {problem}" for place, problem in zip(places, problems, strict=True))
+
+
+def _problem(kind: str, message: str) -> str:
+    """Return pydantic's words for a problem, or plainer ones."""
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "is no setting"
+        case _:
+            return message.removeprefix("Value error, ")

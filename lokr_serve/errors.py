@@ -50,9 +50,10 @@ class AdapterBusyError(LokrError):
     """An adapter was still in use when its drain time ended."""
 
     def __init__(self, adapter_id: str, in_flight: int) -> None:
+        requests = "1 request" if in_flight == 1 else f"{in_flight} requests"
         super().__init__(
-            f"adapter {adapter_id!r} still serves {in_flight} requests; "
-            "set force to end them, or allow a longer drain_timeout"
+            f"adapter {adapter_id!r} still serves {requests}; "
+            "set force to end what is left, or allow a longer drain_timeout"
         )
         self.adapter_id = adapter_id
         self.in_flight = in_flight

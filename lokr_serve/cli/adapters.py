@@ -32,7 +32,7 @@ class Load(_AdapterCommand):
     """Register an adapter and load it."""
 
     adapter_id: AdapterId
-    source: Annotated[str, Argument(help="A path inside the server's adapter folder.")]
+    source: Annotated[str, Argument(metavar="PATH", help="Inside the server's adapter folder.")]
     replace: Annotated[bool, Option("--replace", help="Swap other content of this id.")] = False
     pinned: Annotated[bool, Option("--pinned", help="Never evict it.")] = False
     ttl: Ttl = None

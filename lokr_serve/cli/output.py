@@ -60,7 +60,7 @@ def print_adapter(adapter: AdapterStatus, *, as_json: bool) -> None:
 
 def _text(value: object) -> str:
     match value:
-        case None:
+        case None | "":
             return "-"
         case Enum():
             return str(value.value)

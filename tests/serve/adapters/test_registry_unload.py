@@ -99,7 +99,7 @@ async def test_an_adapter_still_busy_at_the_end_of_its_drain_serves_again(
     await registry.load(LOAD_A)
 
     async with registry.lease(A, ApplyMode.UNMERGED) as lease:
-        with pytest.raises(AdapterBusyError, match="1 requests"):
+        with pytest.raises(AdapterBusyError, match="1 request;"):
             await registry.unload("a", drain_seconds=0.01, force=False)
         mix = await use(registry, "a")
         is_ended = lease.ended.done()

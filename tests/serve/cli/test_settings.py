@@ -92,3 +92,26 @@ def test_a_setting_that_is_wrong_stops_the_start(
     assert outcome.out == ""
     assert outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "expected"),
+    [
+        ({}, (), "model.path: is required"),
+        ({"LOKR_SERVE__TEXT__BOGUS": "1"}, ("--model", "x"), "text.bogus: is no setting"),
+        ({}, ("--model", "x", "--listen", "a"), "server.listen: must be HOST:PORT, not 'a'"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_place_and_in_plain_words(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    """Who starts a server does not know the library that checks its settings."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("config", "show", *arguments)
+
+    assert outcome.err == f"lokr-serve: {expected}\n"
