@@ -126,6 +126,7 @@ class AdapterRegistry:
         record = self._catalogue.publish(request, adapter, pinned=pinned)
         if spec.ttl_seconds is not None:
             self._catalogue.set_ttl(record, spec.ttl_seconds)
+        logger.info("adapter %r is loaded, version %s", spec.adapter_id, adapter.ref.version)
         return self.get(spec.adapter_id)
 
     async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
@@ -155,7 +156,9 @@ class AdapterRegistry:
             await self._leases.drain(adapter_id, drain_seconds=drain_seconds, force=force)
         finally:
             record.is_draining = False
-        return self._catalogue.remove(adapter_id, LeaveReason.UNLOAD)
+        freed_bytes = self._catalogue.remove(adapter_id, LeaveReason.UNLOAD)
+        logger.info("adapter %r is unloaded, %d bytes freed", adapter_id, freed_bytes)
+        return freed_bytes
 
     def get(self, adapter_id: str) -> AdapterStatus:
         """Return what is known of an id.

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from lokr_core import LokrError
 from lokr_serve.cli.command import INFERENCE_SERVER, JsonFlag, ServerFlag, TimeoutFlag
 from lokr_serve.cli.output import print_json
 from lokr_serve.cli.weights import parse_weighted
@@ -81,7 +82,7 @@ class Generate:
             if self.as_json:
                 _print_events(events)
             else:
-                _print_text(events, n=self.n)
+                print_text(events, n=self.n)
 
     def _prompt(self) -> Prompt:
         text = self._prompt_text()
@@ -118,10 +119,10 @@ def _print_events(events: Iterable[Event]) -> None:
         print_json({"event": name, **asdict(event)}, indent=None)
 
 
-def _print_text(events: Iterable[Event], *, n: int) -> None:
+def print_text(events: Iterable[Event], *, n: int) -> None:
     """Print one sequence as it comes, or several one after the other."""
     texts: dict[int, list[str]] = defaultdict(list)
-    for event in events:
+    for event in _ending_its_line(events):
         match event:
             case Started():
                 _note(_describe_started(event))
@@ -134,6 +135,19 @@ def _print_text(events: Iterable[Event], *, n: int) -> None:
                     typer.echo(f"[{event.index}] {''.join(texts.pop(event.index, ()))}", nl=False)
                 typer.echo()
                 _note(_describe_finished(event))
+
+
+def _ending_its_line(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events; text that an error cuts off ends its line before the error is told."""
+    has_text = False
+    try:
+        for event in events:
+            has_text = isinstance(event, Chunk)
+            yield event
+    except LokrError:
+        if has_text:
+            typer.echo()
+        raise
 
 
 def _note(text: str) -> None:

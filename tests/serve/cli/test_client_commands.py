@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from lokr_serve.cli.generate import print_text
+from lokr_serve.errors import EngineStoppedError
+from lokr_serve.types import Chunk
 from tests.serve.cli.conftest import Run
 from tests.serve.running import Connection
 
@@ -184,3 +188,16 @@ def test_mistakes_in_usage_are_told_apart(run: Run, arguments: tuple[str, ...], 
 
     assert outcome.code == 2
     assert word in outcome.err
+
+
+def test_text_that_is_cut_off_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error that follows must not be glued to half a word."""
+
+    def events() -> Iterator[Chunk]:
+        yield Chunk(index=0, text="half a wo", token_ids=(1,))
+        raise EngineStoppedError("the engine has stopped")
+
+    with pytest.raises(EngineStoppedError):
+        print_text(events(), n=1)
+
+    assert capsys.readouterr().out == "half a wo\n"
