@@ -162,8 +162,13 @@ class ReplacedForward:
         return self._weight
 
     def __call__(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the output in ``dtype``: if None that of floating inputs, or of the base."""
+        """Return the output in ``dtype``.
+
+        If it is None, in that of the module's own output: autocast's, or that of floating inputs,
+        or of the base.
+        """
         spec = self._layer.spec
+        may_narrow = dtype is None and torch.is_autocast_enabled(x.device.type)
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else spec.parameter.dtype
         wide = torch.promote_types(self._weight.dtype, dtype)
@@ -172,7 +177,8 @@ class ReplacedForward:
         bias = adapted_bias(spec.bias, self._weights, wide)
         weight = spec.to_base_layout(self._weight.to(wide))
         x = x.to(wide) if x.is_floating_point() else x
-        return self._layer.bind(weight, bias)(x).to(dtype)
+        out = self._layer.bind(weight, bias)(x)
+        return out if may_narrow and out.dtype != wide else out.to(dtype)
 
 
 def _dense_terms(group: Group, path: str) -> tuple[tuple[Term, ...], ...]:

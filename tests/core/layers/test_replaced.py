@@ -226,3 +226,24 @@ def test_replaced_weights_wider_than_the_base_keep_their_precision(dtype: torch.
 
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, nn.functional.linear(x.to(dtype), weight).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("apply", ["unmerged", "merged"])
+def test_replaced_rows_alone_have_the_dtype_of_the_base_under_autocast(apply: ApplyWord) -> None:
+    """What else is in the batch must not show in the answer, its dtype included."""
+    model = make_base(torch.float32)
+    adapted = attach(model)
+    weight = draw(6, 15, seed=1, dtype=torch.float32)
+    module = ModuleWeights(replacement=Replacement(weight=weight))
+    adapter = build_adapter(adapted.spec, "a", {HEAD: module})
+    adapted.add(adapter)
+    x = draw(2, 15, seed=2, dtype=torch.float32)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with adapted.using(alone(adapter), apply):
+            all_rows = model.head(x)
+        with adapted.using([alone(adapter), AdapterMix()], apply):
+            one_row = model.head(x)
+
+    assert all_rows.dtype == one_row.dtype == torch.bfloat16
+    assert torch.equal(all_rows[0], one_row[0])
