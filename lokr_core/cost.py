@@ -2,12 +2,13 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from lokr_core.adapter import Adapter
-from lokr_core.layout import AdapterLayout
-from lokr_core.mix import AdapterMix
+from lokr_core.layout import AdapterLayout, ModuleLayout
+from lokr_core.mix import AdapterMix, module_weight
 from lokr_core.ops.geometry import CONV_TYPES, ConvGeometry
 from lokr_core.ops.macs import forming_macs, row_macs
 from lokr_core.pool import AdapterPool
@@ -49,6 +50,22 @@ def module_macs(module: ModuleSpec, weights: ModuleWeights) -> int:
     return macs + sum(len(values) for values in added if values is not None)
 
 
+def merged_bytes(module: ModuleSpec, changes: Sequence[ModuleLayout]) -> int:
+    """Count the bytes of a module's parameters with all of these changes merged."""
+    weight, bias = module.parameter, module.bias
+    weight_sizes, bias_sizes = [0], [0]  # elements; a replaced parameter has its own number
+    for slots in changes:
+        replaced = slots.replacement
+        if replaced is not None and replaced.weight is not None:
+            weight_sizes.append(replaced.weight.num_elements)
+        elif slots.terms or slots.vector is not None:
+            weight_sizes.append(weight.numel())
+        slot = slots.bias if replaced is None or replaced.bias is None else replaced.bias
+        bias_sizes.append(0 if slot is None else slot.num_elements)
+    itemsize = weight.itemsize if bias is None else bias.itemsize
+    return max(weight_sizes) * weight.itemsize + max(bias_sizes) * itemsize
+
+
 class CostModel:
     """Counts costs, once for each layout that was used of late; any thread may ask."""
 
@@ -61,14 +78,20 @@ class CostModel:
 
     def of(self, mix: AdapterMix) -> MixCost:
         """Return the cost of a mix: the sum of its parts, each changed weight merged once."""
-        layouts = [self._pool.get(part.ref).layout for part in mix.parts]
-        costs = [self._adapter_macs(self._pool.get(part.ref)) for part in mix.parts]
-        paths = {path for layout in layouts for path in layout.modules}
+        adapters = [self._pool.get(part.ref) for part in mix.parts]
+        costs = [self._adapter_macs(adapter) for adapter in adapters]
+        changes: dict[str, list[ModuleLayout]] = {}
+        for part, adapter in zip(mix.parts, adapters, strict=True):
+            for path, slots in adapter.layout.modules.items():
+                if module_weight(part, path) != 0:
+                    changes.setdefault(path, []).append(slots)
         return MixCost(
             base_macs=self._base_macs,
             unmerged_macs=sum(row for row, _ in costs),
             merge_macs=sum(merge for _, merge in costs),
-            merged_bytes=sum(self._spec.modules[path].parameter.nbytes for path in paths),
+            merged_bytes=sum(
+                merged_bytes(self._spec.modules[path], slots) for path, slots in changes.items()
+            ),
         )
 
     def _adapter_macs(self, adapter: Adapter) -> tuple[int, int]:

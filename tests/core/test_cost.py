@@ -80,6 +80,28 @@ def test_a_mix_costs_the_sum_of_its_parts() -> None:
     assert both.merged_bytes == one.merged_bytes
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_merged_bytes_are_those_of_the_merged_parameters(weight: float) -> None:
+    """The merge cache is asked for room by this figure: biases and other shapes count too."""
+    adapted = attach(make_base())
+    modules = {
+        "first": ModuleWeights(bias=draw(20, seed=0)),
+        "second": random_module(make_base().second.weight, "full", 1),
+        "head": ModuleWeights(
+            replacement=Replacement(weight=draw(3, 15, seed=2), bias=draw(3, seed=3))
+        ),
+    }
+    one, other = (
+        build_adapter(adapted.spec, name, {path: modules[path] for path in paths})
+        for name, paths in (("a", ("first", "second", "head")), ("b", ("first", "second")))
+    )
+    adapted.add(one)
+    adapted.add(other)
+    mix = AdapterMix.of({one: 1.0, other: 0.5}, {one: {"head": weight}})
+
+    assert adapted.cost(mix).merged_bytes == adapted.merge(mix).num_bytes
+
+
 def test_adapters_of_one_layout_cost_the_same() -> None:
     """Costs are counted once for each layout."""
     adapted = attach(make_base())
