@@ -43,6 +43,26 @@ def test_one_image_without_a_batch_is_one_row() -> None:
     assert_close(found, batch[0])
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, padding=1), nn.GroupNorm(2, 4)])
+def test_images_of_any_size_share_one_plan(layer: nn.Module) -> None:
+    """What is prepared for a number of samples is used again, however large they are."""
+    is_conv = isinstance(layer, nn.Conv2d)
+    weights = conv_change(6, 4 * 9) if is_conv else ModuleWeights(vector=draw(4, seed=1))
+    host, adapted, mix = attached(layer, weights)
+    sizes = [
+        draw(2, 4, height, width, seed=3, dtype=torch.float32)
+        for height, width in ((5, 5), (3, 4), (5, 5))
+    ]
+
+    with adapted.using([mix, AdapterMix()], "unmerged"):
+        found = [host(images) for images in sizes]
+    with adapted.using([mix, AdapterMix()], "merged"):
+        wanted = [host(images) for images in sizes]
+
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_images_may_lie_with_their_channels_last() -> None:
     """The order in memory is the caller's choice, and stays it."""
     layer = nn.Conv2d(4, 6, 3, dtype=torch.float64)
