@@ -1,6 +1,6 @@
 """Which mixes adapters that replace modules can be part of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lokr_core.adapter import Adapter
 from lokr_core.errors import MixError
@@ -17,31 +17,33 @@ def require_replaceable(parts: Parts) -> None:
         MixError: Two adapters replace the same module, or one replaces it by a weight of another
             shape and is not alone there, at weight 1.
     """
-    for part, adapter in parts:
-        for path, slots in adapter.layout.modules.items():
-            if slots.replacement is None or module_weight(part, path) == 0:
-                continue
-            others = [
-                other
-                for other in parts
-                if other[0] is not part
-                and path in other[1].layout.modules
-                and module_weight(other[0], path) != 0
-            ]
-            _require_single(part, path, slots.replacement, others)
-            if _is_resized(adapter, path, slots.replacement):
-                _require_alone(part, path, others)
+    for part, adapter, path, replaced in _replaced(parts):
+        others = [
+            other
+            for other in parts
+            if other[0] is not part
+            and path in other[1].layout.modules
+            and module_weight(other[0], path) != 0
+        ]
+        _require_single(part, path, replaced, others)
+        if _is_resized(adapter, path, replaced):
+            _require_alone(part, path, others)
 
 
 def resized_module(parts: Parts) -> str | None:
     """Return the path of a module whose parameters get another shape, or None."""
+    for _, adapter, path, replaced in _replaced(parts):
+        if _is_resized(adapter, path, replaced):
+            return path
+    return None
+
+
+def _replaced(parts: Parts) -> Iterator[tuple[MixPart, Adapter, str, ReplacementSlots]]:
+    """Yield what the parts replace, except where their weight is 0."""
     for part, adapter in parts:
         for path, slots in adapter.layout.modules.items():
-            if slots.replacement is None or module_weight(part, path) == 0:
-                continue
-            if _is_resized(adapter, path, slots.replacement):
-                return path
-    return None
+            if slots.replacement is not None and module_weight(part, path) != 0:
+                yield part, adapter, path, slots.replacement
 
 
 def _require_single(part: MixPart, path: str, replaced: ReplacementSlots, others: Parts) -> None:

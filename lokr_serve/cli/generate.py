@@ -122,7 +122,7 @@ def _print_events(events: Iterable[Event]) -> None:
 def print_text(events: Iterable[Event], *, n: int) -> None:
     """Print one sequence as it comes, or several one after the other."""
     texts: dict[int, list[str]] = defaultdict(list)
-    for event in _ending_its_line(events):
+    for event in _ending_its_line(events) if n == 1 else events:
         match event:
             case Started():
                 _note(_describe_started(event))

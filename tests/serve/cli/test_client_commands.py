@@ -190,14 +190,17 @@ def test_mistakes_in_usage_are_told_apart(run: Run, arguments: tuple[str, ...], 
     assert word in outcome.err
 
 
-def test_text_that_is_cut_off_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error that follows must not be glued to half a word."""
+@pytest.mark.parametrize(("n", "printed"), [(1, "half a wo\n"), (2, "")])
+def test_text_that_is_cut_off_ends_its_line(
+    capsys: pytest.CaptureFixture[str], n: int, printed: str
+) -> None:
+    """The error that follows must not be glued to half a word, and no line is ended twice."""
 
     def events() -> Iterator[Chunk]:
         yield Chunk(index=0, text="half a wo", token_ids=(1,))
         raise EngineStoppedError("the engine has stopped")
 
     with pytest.raises(EngineStoppedError):
-        print_text(events(), n=1)
+        print_text(events(), n=n)
 
-    assert capsys.readouterr().out == "half a wo\n"
+    assert capsys.readouterr().out == printed
