@@ -200,10 +200,17 @@ async def test_mixes_larger_than_the_budget_fail_rather_than_wait_for_each_other
     """Requests that each hold half of what the other needs must not stand still for ever."""
     registry = await scanned(make_registry, store, "abcd", device_bytes=3 * store.num_bytes)
 
+    failed = asyncio.Event()
+
     async def hold(*names: str) -> AdapterMix:
-        async with registry.lease([part(name) for name in names], ApplyMode.UNMERGED) as lease:
-            await asyncio.sleep(0.01)
-            return lease.mix
+        """Keep the lease until the other is refused: what it needs stays taken till then."""
+        try:
+            async with registry.lease([part(name) for name in names], ApplyMode.UNMERGED) as lease:
+                await failed.wait()
+                return lease.mix
+        except AdapterBudgetError:
+            failed.set()
+            raise
 
     async with asyncio.timeout(10):
         outcomes = await asyncio.gather(hold("a", "b"), hold("c", "d"), return_exceptions=True)
