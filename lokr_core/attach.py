@@ -149,13 +149,24 @@ class Adapted:
         with ExitStack() as stack:
             stack.enter_context(self._pool.hold(batch))
             ways = {mix: self._lease_merged(mix, apply, stack) for mix in set(batch)}
-            routing = SampleRouting(
-                [(mix, ways[mix]) for mix in batch],
-                {mix: self._changed(mix) for mix in ways},
-                self._plans.plan,
-                rows,
-            )
-            stack.enter_context(self._router.activate(routing))
+            stack.enter_context(self.route_samples([(mix, ways[mix]) for mix in batch], rows))
+            yield
+
+    @contextmanager
+    def route_samples(
+        self, samples: Sequence[tuple[AdapterMix, Apply]], rows: RowOrder | None = None
+    ) -> Iterator[None]:
+        """Run a forward over a batch of samples inside the context, each as it says.
+
+        The caller holds the adapters, and the merged mixes, for as long as the forward runs.
+
+        Args:
+            samples: The mix of each sample of the batch, and how it is applied.
+            rows: As for :meth:`using`.
+        """
+        self._require_attached()
+        changes = {mix: self._changed(mix) for mix, _ in set(samples)}
+        with self._router.activate(SampleRouting(samples, changes, self._plans.plan, rows)):
             yield
 
     @contextmanager

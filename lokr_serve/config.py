@@ -84,6 +84,18 @@ class TextSettings(_Section):
     stuck_step_seconds: Seconds = 120.0
 
 
+class ImageSettings(_Section):
+    """The image engine."""
+
+    max_requests: Positive = 16  # that run at the same time, a thread each
+    max_rows: Positive = 32  # of one forward, guidance included
+    gather_seconds: Seconds = 0.05  # how long a call waits for others to join it
+    max_queue: Positive = 256
+    max_pixels: Positive = 4096 * 1024  # of one image, given or made
+    max_steps: Positive = 1000
+    stuck_step_seconds: Seconds = 300.0
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -91,6 +103,7 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     adapters: AdapterSettings = AdapterSettings()
     text: TextSettings = TextSettings()
+    image: ImageSettings = ImageSettings()
 
 
 def load_settings(

@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -23,18 +22,9 @@ from lokr_serve.text.job import Job
 from lokr_serve.text.limits import model_limits
 from lokr_serve.text.prompt import PromptLimits
 from lokr_serve.text.schedule import Schedule
-from lokr_serve.types import Finished, GenerationEvent
+from lokr_serve.types import EngineHealth, Finished, GenerationEvent
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineHealth:
-    """Whether the engine does its work."""
-
-    is_alive: bool
-    stuck_seconds: float  # how long the step that runs has been running
-    error: str | None  # why the engine ended
 
 
 class TextEngine:

@@ -11,12 +11,12 @@ import torch
 from lokr_core import Adapted, LokrError
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import NumericsError
+from lokr_serve.fair_queue import FairQueue
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.batching import PagedBatch, StepOutcome
 from lokr_serve.text.generation import Mailbox
 from lokr_serve.text.isolation import Isolation
 from lokr_serve.text.job import Job, Row, post
-from lokr_serve.text.queue import FairQueue
 from lokr_serve.text.sampling import Sampled
 from lokr_serve.types import Finished, GenerationEvent
 

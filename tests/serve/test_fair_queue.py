@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lokr_serve.errors import QueueFullError
-from lokr_serve.text.queue import FairQueue
+from lokr_serve.fair_queue import FairQueue
 
 Item = tuple[str, int]  # key, number
 KEYS = st.sampled_from("ABCD")

@@ -1,0 +1,1 @@
+"""The image engine: stock pipelines of diffusers, many requests to a batch."""

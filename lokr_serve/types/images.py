@@ -1,0 +1,272 @@
+"""What a request for images asks for, and the events of its reply."""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from lokr_serve.errors import InvalidRequestError
+from lokr_serve.types.replies import ResolvedAdapter
+from lokr_serve.types.requests import AdapterWeight, ApplyMode
+
+MAX_PROMPT_BYTES = 64 * 1024
+MAX_IMAGES = 64  # of one request
+MAX_SCHEDULE_POINTS = 1000
+
+
+def _require(holds: bool, field: str, problem: str) -> None:
+    if not holds:
+        raise InvalidRequestError(field, problem)
+
+
+class ImageFormat(Enum):
+    """How a finished image is encoded."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+    RAW = "raw"  # 8-bit RGB, row by row from the top, without a header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """An image to start from."""
+
+    data: bytes  # an encoded file
+    strength: float | None = None  # share of the steps that are run; the model's default if unset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageParams:
+    """How images are sampled; ranges that no model could have are refused when it is built.
+
+    What is unset takes the default of the model's own pipeline.
+
+    Raises:
+        InvalidRequestError: A value is out of its range; ``field`` is its path in the request.
+    """
+
+    width: int | None = None  # pixels
+    height: int | None = None  # pixels
+    num_steps: int | None = None  # of the scheduler
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None  # of models that have it beside a distilled guidance
+    seed: int | None = None  # of the first image; drawn and reported if unset
+    scheduler: str = ""  # a class of diffusers; the model's own if empty
+    num_images: int = 1
+    init_image: InitImage | None = None
+
+    def __post_init__(self) -> None:
+        """Check every range; NaN fails each of the comparisons."""
+        counts = {"width": self.width, "height": self.height, "num_steps": self.num_steps}
+        for name, count in counts.items():
+            _require(count is None or count >= 1, f"params.{name}", "must be at least 1")
+        scales = {"guidance_scale": self.guidance_scale, "true_cfg_scale": self.true_cfg_scale}
+        for name, scale in scales.items():
+            is_ok = scale is None or 0 <= scale <= 1000
+            _require(is_ok, f"params.{name}", "must be between 0 and 1000")
+        is_seed = self.seed is None or 0 <= self.seed < 2**64
+        _require(is_seed, "params.seed", "must be an unsigned 64-bit integer")
+        _require(
+            1 <= self.num_images <= MAX_IMAGES,
+            "params.num_images",
+            f"must be between 1 and {MAX_IMAGES}",
+        )
+        strength = None if self.init_image is None else self.init_image.strength
+        _require(
+            strength is None or 0 < strength <= 1,
+            "params.init_image.strength",
+            "must be above 0 and at most 1",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOutput:
+    """What is sent back for each image.
+
+    Raises:
+        InvalidRequestError: A value is out of its range; ``field`` is its path in the request.
+    """
+
+    format: ImageFormat = ImageFormat.PNG
+    quality: int | None = None  # of WebP and JPEG, 1 to 100; WebP is lossless if unset, JPEG 90
+    latents: bool = False  # whether the final latents come with each image, as safetensors
+    metadata: bool = False  # whether the image carries the request that made it
+    preview_interval: int = 0  # scheduler steps between previews; 0 sends none
+
+    def __post_init__(self) -> None:
+        """Check every range, and that what is asked for has a place in the format."""
+        is_lossy = self.format in (ImageFormat.WEBP, ImageFormat.JPEG)
+        _require(
+            self.quality is None or (is_lossy and 1 <= self.quality <= 100),
+            "output.quality",
+            "must be between 1 and 100, and goes with WebP and JPEG alone",
+        )
+        _require(
+            not (self.metadata and self.format is ImageFormat.RAW),
+            "output.metadata",
+            "raw pixels have no place for metadata; ask for another format",
+        )
+        _require(self.preview_interval >= 0, "output.preview_interval", "must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledFactor:
+    """What an adapter's weights are multiplied by, from one scheduler step on."""
+
+    step: int  # counted from 0
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSchedule:
+    """How one adapter's weights in the denoiser change over the scheduler's steps.
+
+    The factor of a point holds until the next one; before the first it is 1. It multiplies the
+    part's weight and its module weights alike, so 0 is off.
+
+    Raises:
+        InvalidRequestError: A factor is not finite, or the steps do not increase.
+    """
+
+    adapter_id: str
+    points: tuple[ScheduledFactor, ...]
+
+    def __post_init__(self) -> None:
+        """Check the points."""
+        steps = [point.step for point in self.points]
+        name = f"schedules[{self.adapter_id!r}]"
+        _require(
+            1 <= len(steps) <= MAX_SCHEDULE_POINTS,
+            name,
+            f"must have 1 to {MAX_SCHEDULE_POINTS} points",
+        )
+        _require(min(steps) >= 0, name, "a step must not be negative")
+        _require(steps == sorted(set(steps)), name, "the steps of its points must increase")
+        _require(
+            all(math.isfinite(point.factor) for point in self.points),
+            name,
+            "a factor must be finite",
+        )
+
+    def factor(self, step: int) -> float:
+        """Return the factor at a scheduler step."""
+        return next((p.factor for p in reversed(self.points) if p.step <= step), 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """One request for images; its parts are checked.
+
+    Raises:
+        InvalidRequestError: The parts contradict each other; ``field`` says where.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    adapters: tuple[AdapterWeight, ...] = ()  # none is the base model
+    schedules: tuple[WeightSchedule, ...] = ()
+    params: ImageParams = field(default_factory=ImageParams)
+    output: ImageOutput = field(default_factory=ImageOutput)
+    request_id: str = ""  # drawn by the server if empty
+    apply_mode: ApplyMode = ApplyMode.AUTO
+
+    def __post_init__(self) -> None:
+        """Check the prompts' sizes, and the schedules against the adapters."""
+        for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
+            _require(
+                len((text or "").encode()) <= MAX_PROMPT_BYTES,
+                name,
+                f"must be at most {MAX_PROMPT_BYTES} bytes long",
+            )
+        named = [adapter.adapter_id for adapter in self.adapters]
+        seen: set[str] = set()
+        for index, schedule in enumerate(self.schedules):
+            path = f"schedules[{index}].adapter_id"
+            problem = f"{schedule.adapter_id!r} is not one of the request's adapters"
+            _require(schedule.adapter_id in named, path, problem)
+            _require(schedule.adapter_id not in seen, path, "is scheduled twice")
+            seen.add(schedule.adapter_id)
+        _require(
+            not (self.schedules and self.apply_mode is ApplyMode.MERGED),
+            "apply_mode",
+            "weights that change over the steps cannot be merged; leave it to auto",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageStarted:
+    """How a request was admitted; the first event of its reply."""
+
+    request_id: str
+    adapters: tuple[ResolvedAdapter, ...]
+    mix_name: str  # canonical; empty for the base model
+    apply_mode: ApplyMode  # unmerged or merged, as resolved
+    seed: int  # of the first image
+    width: int
+    height: int
+    num_steps: int  # of the scheduler, as they will be run
+    scheduler: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageProgress:
+    """A scheduler step is done; of several that wait for a slow reader, the last one is kept."""
+
+    step: int  # done, so from 1 to num_steps
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePreview:
+    """A small JPEG of an image on its way; a slow reader gets the last one of each image."""
+
+    index: int
+    step: int  # done
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """One finished image."""
+
+    index: int
+    seed: int
+    format: ImageFormat
+    width: int
+    height: int
+    data: bytes
+    latents: bytes | None = None  # safetensors with one tensor, ``latents``
+    is_flagged: bool = False  # the model's own safety checker has blackened it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUsage:
+    """What one image took."""
+
+    num_steps: int  # of the scheduler
+    num_denoiser_rows: int  # rows of the denoiser's batches, guidance included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTiming:
+    """Where the time of a request went."""
+
+    queue_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFinished:
+    """The end of one image."""
+
+    index: int
+    seed: int
+    mix_name: str
+    apply_mode: ApplyMode
+    usage: ImageUsage
+    timing: ImageTiming
+
+
+ImageEvent = ImageProgress | ImagePreview | GeneratedImage | ImageFinished
