@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 STEP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+REQUEST_SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 LOSS_BUCKETS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1)
 OTHER = "other"
 # Adapters whose requests are remembered although they have no series; one that comes back after
@@ -134,13 +135,16 @@ class Metrics:
             {"version": version}
         )
         self._build_request_metrics()
+        self._build_image_metrics()
         self._build_step_metrics()
         self._build_adapter_metrics()
         self._build_rpc_metrics()
 
     def _build_request_metrics(self) -> None:
-        self.requests_running = self._gauge("requests_running", "Sequences being generated.")
-        self.requests_waiting = self._gauge("requests_waiting", "Requests waiting for a row.")
+        self.requests_running = self._gauge(
+            "requests_running", "Sequences, or requests for images, being generated."
+        )
+        self.requests_waiting = self._gauge("requests_waiting", "Requests waiting to run.")
         self.time_to_first_token = self._seconds(
             "time_to_first_token_seconds", "From acceptance to the first token."
         )
@@ -160,11 +164,27 @@ class Metrics:
         )
         self.registry.register(self.adapter_requests)
 
+    def _build_image_metrics(self) -> None:
+        self.images = self._counter("images_total", "Images made.")
+        self.denoising_steps = self._counter(
+            "denoising_steps_total", "Scheduler steps done, summed over images."
+        )
+        self.image_request_seconds = self._histogram(
+            "image_request_seconds",
+            "From acceptance of a request for images to its end.",
+            REQUEST_SECONDS_BUCKETS,
+        )
+        self.gather_seconds = self._seconds(
+            "gather_seconds", "How long a call of a pipeline's module waited to join a step."
+        )
+
     def _build_step_metrics(self) -> None:
         self.step_seconds = self._seconds("step_seconds", "Duration of one engine step.")
-        self.step_rows = self._histogram("step_rows", "Sequences in one step.", STEP_BUCKETS)
+        self.step_rows = self._histogram(
+            "step_rows", "Sequences, or rows of images, in one step.", STEP_BUCKETS
+        )
         self.step_mixes = self._histogram("step_mixes", "Distinct mixes in one step.", STEP_BUCKETS)
-        self.rows = self._counter("rows_total", "Sequence steps by way of application.", ("apply",))
+        self.rows = self._counter("rows_total", "Rows of steps by way of application.", ("apply",))
         self.step_failures = self._counter("step_failures_total", "Engine steps that raised.")
 
     def _build_adapter_metrics(self) -> None:
