@@ -18,7 +18,7 @@ from lokr_serve.client.errors import (
     UnimplementedError,
 )
 from lokr_serve.client.requests import mix_name
-from lokr_serve.client.results import Completion, Health
+from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.client.sync import Client
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
+    "GeneratedImages",
     "Health",
     "InternalError",
     "InvalidArgumentError",

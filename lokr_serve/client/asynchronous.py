@@ -1,19 +1,31 @@
 """AsyncClient: calls a server from an event loop."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from lokr_serve.client import replies, requests
+from lokr_serve.client import image_replies, image_requests, replies, requests
 from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options
 from lokr_serve.client.errors import client_errors
-from lokr_serve.client.results import Completion, Health
-from lokr_serve.types import AdapterStatus, Chunk, Finished, GenerationRequest, LoadSpec, Started
+from lokr_serve.client.results import Completion, GeneratedImages, Health
+from lokr_serve.types import (
+    AdapterStatus,
+    Chunk,
+    Finished,
+    GenerationRequest,
+    ImageEvent,
+    ImageRequest,
+    ImageStarted,
+    LoadSpec,
+    Started,
+)
 from lokr_serve.v1 import adapters_pb2, text_pb2
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
+from lokr_serve.v1.images_pb2_grpc import ImageServiceStub
 from lokr_serve.v1.text_pb2_grpc import TextServiceStub
 
 
@@ -29,6 +41,7 @@ class AsyncClient:
         self._timeout_seconds = timeout_seconds
         self._channel = grpc.aio.insecure_channel(address, options=channel_options())
         self._text = TextServiceStub(self._channel)
+        self._images = ImageServiceStub(self._channel)
         self._adapters = AdapterServiceStub(self._channel)
         self._health = HealthStub(self._channel)
 
@@ -66,6 +79,34 @@ class AsyncClient:
         metadata = requests.generation_metadata(request)
         reply = await self._call(self._text.GenerateOnce, message, timeout_seconds, metadata)
         return replies.completion(reply)
+
+    async def generate_image(
+        self, request: ImageRequest, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[ImageStarted | ImageEvent, None]:
+        """Stream the events of one request; closing the generator cancels the request.
+
+        Each image comes whole, and checked against its digest.
+        """
+        reader = image_replies.ImageReader()
+        with client_errors():
+            call = self._images.GenerateImage(
+                image_requests.image_message(request),
+                timeout=self._timeout(timeout_seconds),
+                metadata=requests.generation_metadata(request),
+            )
+            try:
+                async for reply in call:
+                    for event in reader.read(reply):
+                        yield event
+            finally:
+                call.cancel()
+
+    async def generate_image_once(
+        self, request: ImageRequest, *, timeout_seconds: float | None = None
+    ) -> GeneratedImages:
+        """Return the images of one request, once all of them are there."""
+        async with aclosing(self.generate_image(request, timeout_seconds=timeout_seconds)) as events:
+            return image_replies.generated_images([event async for event in events])
 
     async def load_adapter(
         self, spec: LoadSpec, *, timeout_seconds: float | None = None

@@ -10,6 +10,7 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # what a server sends at most by default
 # twice is the same as once. UnloadAdapter is not one: it may have been done.
 _RETRIED = {
     "lokr_serve.v1.TextService": ("Generate", "GenerateOnce"),
+    "lokr_serve.v1.ImageService": ("GenerateImage",),
     "lokr_serve.v1.AdapterService": (
         "LoadAdapter",
         "GetAdapter",

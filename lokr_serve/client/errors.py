@@ -83,7 +83,7 @@ class UnimplementedError(ClientError):
 
 
 class DataLossError(ClientError):
-    """A file's content is not what was announced."""
+    """The content of a file, or of an image that came, is not what was announced."""
 
 
 class InternalError(ClientError):
@@ -125,6 +125,14 @@ def client_error(error: grpc.RpcError) -> ClientError:
     trailers = error.trailing_metadata() or ()
     failure = _failure(error.code(), error.details() or "", trailers)
     return _CLASSES.get(failure.code, ClientError)(failure)
+
+
+def data_loss(message: str) -> DataLossError:
+    """Return the error of a reply that came damaged, or in part."""
+    code = grpc.StatusCode.DATA_LOSS
+    return DataLossError(
+        Failure(code=code, message=message, reason="", field=None, retry_seconds=None, metadata={})
+    )
 
 
 def _failure(

@@ -1,5 +1,6 @@
 """From replies to the values of ``lokr_serve.types``."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
@@ -48,20 +49,31 @@ def completion(message: text_pb2.GenerateOnceResponse) -> Completion:
 
 def started(message: text_pb2.Started) -> Started:
     """Read how a request was admitted."""
-    mode = common_pb2.ApplyMode.Name(message.apply_mode)
     return Started(
         request_id=message.request_id,
         prompt_tokens=message.prompt_tokens,
-        adapters=tuple(
-            ResolvedAdapter(
-                adapter_id=adapter.adapter_id, version=adapter.version, weight=adapter.weight
-            )
-            for adapter in message.adapters
-        ),
+        adapters=resolved_adapters(message.adapters),
         mix_name=message.mix_name,
-        apply_mode=ApplyMode[mode.removeprefix("APPLY_MODE_")],
+        apply_mode=apply_mode(message.apply_mode),
         seed=message.seed,
     )
+
+
+def resolved_adapters(
+    messages: Iterable[common_pb2.ResolvedAdapter],
+) -> tuple[ResolvedAdapter, ...]:
+    """Read the parts of a mix as they were resolved."""
+    return tuple(
+        ResolvedAdapter(
+            adapter_id=message.adapter_id, version=message.version, weight=message.weight
+        )
+        for message in messages
+    )
+
+
+def apply_mode(value: common_pb2.ApplyMode) -> ApplyMode:
+    """Read how a mix is applied."""
+    return ApplyMode[common_pb2.ApplyMode.Name(value).removeprefix("APPLY_MODE_")]
 
 
 def chunk(message: text_pb2.Chunk) -> Chunk:
@@ -96,9 +108,9 @@ def finished(message: text_pb2.Finished) -> Finished:
             completion_tokens=usage.completion_tokens,
         ),
         timing=Timing(
-            queue_seconds=_seconds(timing.queue),
-            first_token_seconds=_seconds(timing.first_token),
-            total_seconds=_seconds(timing.total),
+            queue_seconds=seconds(timing.queue),
+            first_token_seconds=seconds(timing.first_token),
+            total_seconds=seconds(timing.total),
         ),
     )
 
@@ -145,7 +157,8 @@ def _failure(message: adapters_pb2.AdapterFailure) -> AdapterFailure:
     return AdapterFailure(reason=message.reason, message=message.message)
 
 
-def _seconds(duration: Duration) -> float:
+def seconds(duration: Duration) -> float:
+    """Read a duration."""
     return duration.ToNanoseconds() / 1e9
 
 

@@ -12,6 +12,7 @@ from lokr_serve.types import (
     AdapterWeight,
     ChatPrompt,
     GenerationRequest,
+    ImageRequest,
     LoadSpec,
     SamplingParams,
     TextPrompt,
@@ -33,7 +34,7 @@ def request_metadata(request_id: str = "") -> Metadata:
     return ((REQUEST_ID_KEY, request_id or secrets.token_hex(8)),)
 
 
-def generation_metadata(request: GenerationRequest) -> Metadata:
+def generation_metadata(request: GenerationRequest | ImageRequest) -> Metadata:
     """Return the metadata of a generation, which names its mix unless that is the base model."""
     name = mix_name(request.adapters)
     mix = ((ADAPTER_KEY, name),) if name else ()
@@ -64,7 +65,7 @@ def generation_message(
     prompt = request.prompt
     return kind(
         request_id=request.request_id,
-        adapters=map(_adapter_message, request.adapters),
+        adapters=map(adapter_message, request.adapters),
         text=prompt.text if isinstance(prompt, TextPrompt) else None,
         token_ids=text_pb2.TokenIds(ids=prompt.ids) if isinstance(prompt, TokenPrompt) else None,
         messages=_chat_message(prompt) if isinstance(prompt, ChatPrompt) else None,
@@ -73,7 +74,8 @@ def generation_message(
     )
 
 
-def _adapter_message(adapter: AdapterWeight) -> common_pb2.AdapterWeight:
+def adapter_message(adapter: AdapterWeight) -> common_pb2.AdapterWeight:
+    """Write one part of a mix."""
     return common_pb2.AdapterWeight(
         adapter_id=adapter.adapter_id,
         weight=adapter.weight,

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from lokr_serve.types import Chunk, Finished, Started
+from lokr_serve.types import (
+    Chunk,
+    Finished,
+    GeneratedImage,
+    ImageFinished,
+    ImageStarted,
+    Started,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +25,15 @@ class Completion:
     def text(self) -> str:
         """The text of the first sequence."""
         return self.chunks[0].text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImages:
+    """The whole reply to one request for images; one image and one end for each, by index."""
+
+    started: ImageStarted
+    images: tuple[GeneratedImage, ...]
+    finished: tuple[ImageFinished, ...]
 
 
 class Health(Enum):

@@ -7,13 +7,24 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from lokr_serve.client import replies, requests
+from lokr_serve.client import image_replies, image_requests, replies, requests
 from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options
 from lokr_serve.client.errors import client_errors
-from lokr_serve.client.results import Completion, Health
-from lokr_serve.types import AdapterStatus, Chunk, Finished, GenerationRequest, LoadSpec, Started
+from lokr_serve.client.results import Completion, GeneratedImages, Health
+from lokr_serve.types import (
+    AdapterStatus,
+    Chunk,
+    Finished,
+    GenerationRequest,
+    ImageEvent,
+    ImageRequest,
+    ImageStarted,
+    LoadSpec,
+    Started,
+)
 from lokr_serve.v1 import adapters_pb2, text_pb2
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
+from lokr_serve.v1.images_pb2_grpc import ImageServiceStub
 from lokr_serve.v1.text_pb2_grpc import TextServiceStub
 
 
@@ -29,6 +40,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._channel = grpc.insecure_channel(address, options=channel_options())
         self._text = TextServiceStub(self._channel)
+        self._images = ImageServiceStub(self._channel)
         self._adapters = AdapterServiceStub(self._channel)
         self._health = HealthStub(self._channel)
 
@@ -66,6 +78,34 @@ class Client:
         metadata = requests.generation_metadata(request)
         reply = self._call(self._text.GenerateOnce, message, timeout_seconds, metadata)
         return replies.completion(reply)
+
+    def generate_image(
+        self, request: ImageRequest, *, timeout_seconds: float | None = None
+    ) -> Generator[ImageStarted | ImageEvent, None, None]:
+        """Stream the events of one request; closing the generator cancels the request.
+
+        Each image comes whole, and checked against its digest.
+        """
+        message = image_requests.image_message(request)
+        reader = image_replies.ImageReader()
+        with client_errors():
+            call = self._images.GenerateImage(
+                message,
+                timeout=self._timeout(timeout_seconds),
+                metadata=requests.generation_metadata(request),
+            )
+            try:
+                for reply in call:
+                    yield from reader.read(reply)
+            finally:
+                call.cancel()
+
+    def generate_image_once(
+        self, request: ImageRequest, *, timeout_seconds: float | None = None
+    ) -> GeneratedImages:
+        """Return the images of one request, once all of them are there."""
+        events = self.generate_image(request, timeout_seconds=timeout_seconds)
+        return image_replies.generated_images(events)
 
     def load_adapter(
         self, spec: LoadSpec, *, timeout_seconds: float | None = None

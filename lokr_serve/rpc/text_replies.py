@@ -1,8 +1,9 @@
 """From the values of ``lokr_serve.types`` to TextService's replies."""
 
 from lokr_serve.rpc.fields import duration_message
+from lokr_serve.rpc.mix_fields import resolved_messages
 from lokr_serve.types import Chunk, Finished, Started, Timing, TokenLogprob
-from lokr_serve.v1 import common_pb2, text_pb2
+from lokr_serve.v1 import text_pb2
 
 
 def started_message(started: Started) -> text_pb2.Started:
@@ -10,12 +11,7 @@ def started_message(started: Started) -> text_pb2.Started:
     return text_pb2.Started(
         request_id=started.request_id,
         prompt_tokens=started.prompt_tokens,
-        adapters=[
-            common_pb2.ResolvedAdapter(
-                adapter_id=adapter.adapter_id, version=adapter.version, weight=adapter.weight
-            )
-            for adapter in started.adapters
-        ],
+        adapters=resolved_messages(started.adapters),
         mix_name=started.mix_name,
         apply_mode=f"APPLY_MODE_{started.apply_mode.name}",
         seed=started.seed,
