@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lokr_serve.errors import ModelError
 
@@ -96,7 +96,8 @@ def bind_call(
 def _bind(
     name: str, function: Function, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, object]:
-    signature = inspect.signature(function)
+    forward = function.forward if isinstance(function, nn.Module) else function
+    signature = inspect.signature(forward)
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from lokr_serve.errors import ModelError
 from lokr_serve.image.calls import Call, CallSignature

@@ -1,0 +1,84 @@
+"""Forwards: calls that may join run as one, and where it fails, apart."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from lokr_core import Adapted, AdapterMix, Apply
+from lokr_serve.image.gather import Gathering, PendingCall
+from lokr_serve.image.joining import join, split
+from lokr_serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Forwards:
+    """Runs batches of calls; lives on the engine's thread."""
+
+    def __init__(
+        self, *, adapted: Adapted, gathering: Gathering, metrics: Metrics, denoiser: str
+    ) -> None:
+        self._adapted = adapted
+        self._gathering = gathering
+        self._metrics = metrics
+        self._denoiser = denoiser
+
+    def run(self, batch: Sequence[PendingCall]) -> None:
+        """Run a batch and hand its rows back; a batch that fails runs again in halves.
+
+        So only a call that cannot run even alone fails, and one that lacks memory does so alone.
+
+        Raises:
+            torch.AcceleratorError: The device has failed for good.
+        """
+        began_at = time.monotonic()
+        try:
+            outputs = self._outputs(batch)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            self._metrics.step_failures.inc()
+            if len(batch) == 1:
+                self._gathering.fail(batch[0], error)
+                return
+            logger.exception("%d calls of %s failed together", len(batch), batch[0].call.name)
+            outputs = None  # what the failed forward holds is free from here on
+        if outputs is None:
+            middle = len(batch) // 2
+            self.run(batch[:middle])
+            self.run(batch[middle:])
+            return
+        self._observe(batch, time.monotonic() - began_at)
+        for pending, output in zip(batch, outputs, strict=True):
+            self._gathering.hand_back(pending, output)
+
+    def _outputs(self, batch: Sequence[PendingCall]) -> list[object]:
+        first = batch[0].call
+        if len(batch) == 1:
+            with self._adapted.route_samples([_sample(batch[0])]), torch.no_grad():
+                return [first.function(**first.arguments)]
+        calls = [pending.call for pending in batch]
+        num_rows = [call.num_rows for call in calls]
+        samples = [_sample(pending) for pending in batch for _ in range(pending.num_rows)]
+        with self._adapted.route_samples(samples, rows="interleave"), torch.no_grad():
+            output = first.function(**join(calls))
+        return split(first.name, output, num_rows)
+
+    def _observe(self, batch: Sequence[PendingCall], seconds: float) -> None:
+        metrics = self._metrics
+        for pending in batch:
+            metrics.gather_seconds.observe(time.monotonic() - seconds - pending.arrived_at)
+        if batch[0].call.name != self._denoiser:
+            return
+        metrics.step_seconds.observe(seconds)
+        metrics.step_rows.observe(sum(pending.num_rows for pending in batch))
+        metrics.step_mixes.observe(len({pending.mix for pending in batch}))
+        for pending in batch:
+            _, apply = _sample(pending)
+            metrics.rows.labels(apply.value).inc(pending.num_rows)
+
+
+def _sample(pending: PendingCall) -> tuple[AdapterMix, Apply]:
+    return pending.mix, Apply.UNMERGED if pending.mix.is_base else pending.apply
