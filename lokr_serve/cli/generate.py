@@ -13,12 +13,11 @@ from typer import Option
 
 from lokr_core import LokrError
 from lokr_serve.cli.command import INFERENCE_SERVER, JsonFlag, ServerFlag, TimeoutFlag
-from lokr_serve.cli.output import print_json
-from lokr_serve.cli.weights import parse_weighted
+from lokr_serve.cli.output import note, print_json
+from lokr_serve.cli.weights import AdapterFlag, ModuleWeightFlag, parse_mix
 from lokr_serve.client import Client
 from lokr_serve.errors import SettingsError
 from lokr_serve.types import (
-    AdapterWeight,
     ApplyMode,
     ChatMessage,
     ChatPrompt,
@@ -40,10 +39,8 @@ Event = Started | Chunk | Finished
 class Generate:
     """Generate text with the base model or a mix of adapters, and print it as it comes."""
 
-    adapter: Annotated[
-        list[str] | None,
-        Option(metavar="ID[*WEIGHT]", help="An adapter of the mix; may be given repeatedly."),
-    ] = None
+    adapter: AdapterFlag = None
+    module_weight: ModuleWeightFlag = None
     prompt: Annotated[str | None, Option(help="What to continue.")] = None
     prompt_file: Annotated[
         Path | None, Option(metavar="FILE", help="Read it from a file; - is standard input.")
@@ -64,7 +61,7 @@ class Generate:
         """Send the request and print what comes."""
         request = GenerationRequest(
             prompt=self._prompt(),
-            adapters=self._adapters(),
+            adapters=parse_mix(self.adapter, self.module_weight),
             sampling=SamplingParams(
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,
@@ -99,10 +96,6 @@ class Generate:
             case _:
                 raise SettingsError("give one of --prompt and --prompt-file")
 
-    def _adapters(self) -> tuple[AdapterWeight, ...]:
-        weighted = map(parse_weighted, self.adapter or ())
-        return tuple(AdapterWeight(adapter_id=item.name, weight=item.weight) for item in weighted)
-
 
 def _read(path: Path) -> str:
     if str(path) == "-":
@@ -125,7 +118,7 @@ def print_text(events: Iterable[Event], *, n: int) -> None:
     for event in _ending_its_line(events) if n == 1 else events:
         match event:
             case Started():
-                _note(_describe_started(event))
+                note(_describe_started(event))
             case Chunk() if n == 1:
                 typer.echo(event.text, nl=False)
             case Chunk():
@@ -134,7 +127,7 @@ def print_text(events: Iterable[Event], *, n: int) -> None:
                 if n > 1:
                     typer.echo(f"[{event.index}] {''.join(texts.pop(event.index, ()))}", nl=False)
                 typer.echo()
-                _note(_describe_finished(event))
+                note(_describe_finished(event))
 
 
 def _ending_its_line(events: Iterable[Event]) -> Iterator[Event]:
@@ -148,12 +141,6 @@ def _ending_its_line(events: Iterable[Event]) -> Iterator[Event]:
         if has_text:
             typer.echo()
         raise
-
-
-def _note(text: str) -> None:
-    """Say something beside the text, to a person only."""
-    if sys.stderr.isatty():
-        typer.secho(text, err=True, dim=True)
 
 
 def _describe_started(started: Started) -> str:

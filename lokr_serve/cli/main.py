@@ -12,6 +12,7 @@ from lokr_serve.cli.config import config_app
 from lokr_serve.cli.convert import Convert
 from lokr_serve.cli.generate import Generate
 from lokr_serve.cli.health import CheckHealth
+from lokr_serve.cli.image import MakeImage
 from lokr_serve.cli.inspect import Inspect
 from lokr_serve.cli.serve import Serve
 from lokr_serve.errors import InvalidRequestError, SettingsError
@@ -36,6 +37,7 @@ def _build_app() -> typer.Typer:
     )
     app.command("serve")(Serve)
     app.command("generate")(Generate)
+    app.command("image")(MakeImage)
     app.command("health")(CheckHealth)
     app.command("inspect")(Inspect)
     app.command("convert")(Convert)

@@ -1,6 +1,7 @@
 """What commands print: JSON for machines, lines and tables for people, progress on a terminal."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from lokr_serve.types import AdapterStatus
@@ -72,6 +74,25 @@ def _text(value: object) -> str:
             return " ".join(f"{name}={_text(item)}" for name, item in value.items())
         case _:
             return str(value)
+
+
+def note(text: str) -> None:
+    """Say something beside what is printed, to a person only."""
+    if sys.stderr.isatty():
+        typer.secho(text, err=True, dim=True)
+
+
+@contextmanager
+def step_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, on a terminal only, that the callback moves: steps done, steps in all."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step, num_steps: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step, num_steps: bar.update(task, completed=step, total=num_steps)
 
 
 @contextmanager

@@ -9,7 +9,11 @@ from typer import Option
 
 from lokr_serve.config import Settings, load_settings
 
-# Where each flag lies in the tree of settings; `config` names the file beside them.
+# Flags of whichever engine runs the model; a server has one, and its settings are there for both.
+_OF_THE_ENGINE = ("max_queue", "max_rows")
+_ENGINES = ("text", "image")
+
+# Where each other flag lies in the tree of settings; `config` names the file beside them.
 _PLACES = MappingProxyType(
     {
         "model": ("model", "path"),
@@ -27,8 +31,10 @@ _PLACES = MappingProxyType(
         "reflection": ("server", "reflection"),
         "drain_seconds": ("server", "drain_seconds"),
         "log_level": ("server", "log_level"),
-        "max_queue": ("text", "max_queue"),
-        "max_rows": ("text", "max_rows"),
+        "max_requests": ("image", "max_requests"),
+        "max_pixels": ("image", "max_pixels"),
+        "max_steps": ("image", "max_steps"),
+        "gather_seconds": ("image", "gather_seconds"),
     }
 )
 
@@ -63,7 +69,17 @@ class SettingsFlags:
     )
     log_level: Annotated[str | None, Option(help="debug, info, warning or error.")] = None
     max_queue: Annotated[int | None, Option(help="Requests that may wait.")] = None
-    max_rows: Annotated[int | None, Option(help="Sequences in one step.")] = None
+    max_rows: Annotated[int | None, Option(help="Sequences, or rows of images, in one step.")] = (
+        None
+    )
+    max_requests: Annotated[
+        int | None, Option(help="Requests for images that run at the same time.")
+    ] = None
+    max_pixels: Annotated[int | None, Option(help="Of one image, given or made.")] = None
+    max_steps: Annotated[int | None, Option(help="Of one image.")] = None
+    gather_seconds: Annotated[
+        float | None, Option(help="How long an image's step waits for others to join it.")
+    ] = None
     config: Annotated[Path | None, Option(metavar="FILE", help="TOML file of settings.")] = None
 
     def settings(self) -> Settings:
@@ -77,4 +93,8 @@ class SettingsFlags:
         for name, (section, key) in _PLACES.items():
             if values[name] is not None:
                 flags.setdefault(section, {})[key] = values[name]
+        for name in _OF_THE_ENGINE:
+            if values[name] is not None:
+                for section in _ENGINES:
+                    flags.setdefault(section, {})[name] = values[name]
         return load_settings(flags, file=self.config)

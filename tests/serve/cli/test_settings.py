@@ -48,7 +48,13 @@ def test_flags_win_over_the_environment_and_the_file(
         ("--drain-seconds", "1.5", "server", "drain_seconds", 1.5),
         ("--log-level", "debug", "server", "log_level", "debug"),
         ("--max-queue", "6", "text", "max_queue", 6),
+        ("--max-queue", "6", "image", "max_queue", 6),
         ("--max-rows", "7", "text", "max_rows", 7),
+        ("--max-rows", "7", "image", "max_rows", 7),
+        ("--max-requests", "8", "image", "max_requests", 8),
+        ("--max-pixels", "9", "image", "max_pixels", 9),
+        ("--max-steps", "10", "image", "max_steps", 10),
+        ("--gather-seconds", "0.5", "image", "gather_seconds", 0.5),
     ],
 )
 def test_each_flag_sets_its_setting(

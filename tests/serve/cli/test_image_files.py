@@ -1,0 +1,131 @@
+"""The files that images go to."""
+
+from pathlib import Path
+
+import pytest
+
+from lokr_core import LokrError
+from lokr_serve.cli.image_files import choose_format, choose_pattern, image_files
+from lokr_serve.errors import SettingsError
+from lokr_serve.types import GeneratedImage, ImageFormat, ImageOutput, ImagePreview
+
+PREVIEW = ImagePreview(index=0, step=1, width=1, height=1, data=b"preview")
+
+
+def image(index: int = 0, latents: bytes | None = None) -> GeneratedImage:
+    """Return a finished image."""
+    return GeneratedImage(
+        index=index,
+        seed=7 + index,
+        format=ImageFormat.PNG,
+        width=1,
+        height=1,
+        data=b"image",
+        latents=latents,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "output", "expected"),
+    [
+        (None, None, ImageFormat.PNG),
+        (None, "a.PNG", ImageFormat.PNG),
+        (None, "a.webp", ImageFormat.WEBP),
+        (None, "a.jpeg", ImageFormat.JPEG),
+        (None, "a.rgb", ImageFormat.RAW),
+        (ImageFormat.JPEG, None, ImageFormat.JPEG),
+        (ImageFormat.JPEG, "a.jpg", ImageFormat.JPEG),
+        (ImageFormat.JPEG, "picture", ImageFormat.JPEG),
+    ],
+)
+def test_the_name_of_a_file_tells_its_format(
+    wanted: ImageFormat | None, output: str | None, expected: ImageFormat
+) -> None:
+    """Nobody wants to say it twice."""
+    assert choose_format(wanted, None if output is None else Path(output)) is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "output", "problem"),
+    [
+        (None, "a.bmp", "tells no format"),
+        (None, "picture", "tells no format"),
+        (ImageFormat.JPEG, "a.png", "does not end like a file of jpeg"),
+    ],
+)
+def test_a_name_that_tells_another_format_is_refused(
+    wanted: ImageFormat | None, output: str, problem: str
+) -> None:
+    """A JPEG that is called PNG is a trap for whoever opens it."""
+    with pytest.raises(SettingsError, match=problem):
+        choose_format(wanted, Path(output))
+
+
+def test_images_without_a_name_are_named_by_their_seeds() -> None:
+    """So that one run does not get in the way of the next."""
+    files = image_files(choose_pattern(None, ImageFormat.WEBP), [7, 8], may_overwrite=False)
+
+    assert files.paths == (Path("image-7.webp"), Path("image-8.webp"))
+
+
+def test_names_have_places_for_index_and_seed(tmp_path: Path) -> None:
+    """Several images of one request need several names."""
+    pattern = choose_pattern(tmp_path / "cat-{index}-{seed}.png", ImageFormat.PNG)
+    files = image_files(pattern, [7, 8], may_overwrite=False)
+
+    assert [path.name for path in files.paths] == ["cat-0-7.png", "cat-1-8.png"]
+    files.require_free(ImageOutput())
+    with pytest.raises(SettingsError, match=r"\{index\}"):
+        image_files(tmp_path / "cat.png", [7, 8], may_overwrite=False).require_free(ImageOutput())
+
+
+@pytest.mark.parametrize("name", ["cat.png", "cat.safetensors", "cat.preview.jpg"])
+def test_files_that_are_there_are_kept_unless_forced(tmp_path: Path, name: str) -> None:
+    """A second run must not cost the first one's picture; it is told before anything is made."""
+    (tmp_path / name).write_text("old")
+    output = ImageOutput(latents=True, preview_interval=1)
+    path = tmp_path / "cat.png"
+
+    with pytest.raises(SettingsError, match="--force"):
+        image_files(path, [7], may_overwrite=False).require_free(output)
+    image_files(path, [7], may_overwrite=True).require_free(output)
+
+
+def test_a_folder_that_is_not_there_is_told_first(tmp_path: Path) -> None:
+    """An image that was made and cannot be written is lost."""
+    files = image_files(tmp_path / "no" / "cat.png", [7], may_overwrite=False)
+
+    with pytest.raises(SettingsError, match="is no folder"):
+        files.require_free(ImageOutput())
+
+
+def test_an_image_takes_the_place_of_its_preview(tmp_path: Path) -> None:
+    """Nothing is left behind but what was asked for."""
+    files = image_files(tmp_path / "cat.png", [7], may_overwrite=False)
+    for _ in range(2):
+        assert files.write_preview(PREVIEW).read_bytes() == b"preview"
+    paths = files.write_image(image(latents=b"latents"))
+
+    assert [path.read_bytes() for path in paths] == [b"image", b"latents"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    """Images take minutes, and another run may have been faster."""
+    files = image_files(tmp_path / "cat.png", [7], may_overwrite=False)
+    files.require_free(ImageOutput())
+    (tmp_path / "cat.png").write_text("other")
+
+    with pytest.raises(SettingsError, match="--force"):
+        files.write_image(image())
+    assert (tmp_path / "cat.png").read_text() == "other"
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """No half of an image, and no traceback."""
+    (tmp_path / "cat.png").mkdir()
+    files = image_files(tmp_path / "cat.png", [7], may_overwrite=True)
+
+    with pytest.raises(LokrError, match="cannot be written"):
+        files.write_image(image())
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
