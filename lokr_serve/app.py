@@ -14,22 +14,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-import lokr_core
-from lokr_core import Adapted
-from lokr_serve.adapters import AdapterRegistry
+from lokr_serve.backends import Base, build_backend, load_base
 from lokr_serve.config import Settings
 from lokr_serve.errors import EngineStoppedError
 from lokr_serve.logs import configure_logs
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.gate import Backend, Gate, ServingState
+from lokr_serve.rpc.backend import Backend, Engine, TextBackend
+from lokr_serve.rpc.gate import Gate, ServingState
 from lokr_serve.rpc.metrics_http import MetricsServer
 from lokr_serve.rpc.server import Listeners, build_listeners
-from lokr_serve.text import PromptEncoder, TextEngine
-from lokr_serve.text.load import load_model
-from lokr_serve.text.prompt import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +45,6 @@ class Addresses:
     listen: str
     admin_listen: str
     metrics_listen: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Base:
-    """The base model, prepared for adapters."""
-
-    adapted: Adapted
-    tokenizer: PreTrainedTokenizerFast | None
 
 
 def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
@@ -109,12 +96,12 @@ async def serve(
             metrics_listen=await probes.start(settings.server.metrics_listen),
         )
         async with _listening(gate, listeners, settings.server.drain_seconds):
-            base = await _unless_stopped(_in_thread(lambda: _load_base(settings)), stop)
+            base = await _unless_stopped(_in_thread(lambda: load_base(settings)), stop)
             if base is not None:
-                backend = await _build_backend(base, settings, metrics, stack)
+                backend = await _start_backend(base, settings, metrics, stack)
                 gate.open(backend)
                 on_ready(addresses)
-                watch = _watch(backend.engine, settings.text.stuck_step_seconds)
+                watch = _watch(backend.engine, _stuck_step_seconds(backend, settings))
                 await _unless_stopped(asyncio.create_task(watch), stop)
 
 
@@ -125,34 +112,19 @@ def _version() -> str:
         return "unknown"
 
 
-def _load_base(settings: Settings) -> _Base:
-    tokenizer = load_tokenizer(settings.model.path)
-    adapted = lokr_core.attach(
-        load_model(settings.model),
-        merge_cache_bytes=settings.adapters.merge_cache_bytes,
-        bank_bytes=settings.adapters.bank_bytes,
-    )
-    return _Base(adapted=adapted, tokenizer=tokenizer)
-
-
-async def _build_backend(
-    base: _Base, settings: Settings, metrics: Metrics, stack: AsyncExitStack
+async def _start_backend(
+    base: Base, settings: Settings, metrics: Metrics, stack: AsyncExitStack
 ) -> Backend:
     """Build what calls are served from; ``stack`` takes it down after the last call."""
-    registry = AdapterRegistry(adapted=base.adapted, settings=settings.adapters, metrics=metrics)
-    stack.push_async_callback(registry.close)
-    await registry.scan()
-    metrics.watch_activity(registry.activity)
-    engine = TextEngine(
-        adapted=base.adapted,
-        tokenizer=base.tokenizer,
-        settings=settings.text,
-        metrics=metrics,
-    )
-    engine.start()
-    stack.push_async_callback(_stop_engine, engine)
-    encoder = PromptEncoder(base.tokenizer, engine.prompt_limits)
-    return Backend(registry=registry, encoder=encoder, engine=engine)
+    backend = await build_backend(base, settings, metrics, stack)
+    backend.engine.start()
+    stack.push_async_callback(_stop_engine, backend.engine)
+    return backend
+
+
+def _stuck_step_seconds(backend: Backend, settings: Settings) -> float:
+    section = settings.text if isinstance(backend, TextBackend) else settings.image
+    return section.stuck_step_seconds
 
 
 @asynccontextmanager
@@ -186,7 +158,7 @@ async def _close(
     await stopping
 
 
-async def _stop_engine(engine: TextEngine) -> None:
+async def _stop_engine(engine: Engine) -> None:
     try:
         await engine.stop(STEP_SECONDS)
     except EngineStoppedError as error:
@@ -195,7 +167,7 @@ async def _stop_engine(engine: TextEngine) -> None:
         raise
 
 
-async def _watch(engine: TextEngine, stuck_step_seconds: float) -> None:
+async def _watch(engine: Engine, stuck_step_seconds: float) -> None:
     """Raise once the engine is dead or stuck; it cannot be relied on to say so itself."""
     while True:
         health = engine.health()

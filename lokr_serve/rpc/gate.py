@@ -1,12 +1,10 @@
 """Whether the server serves, what it serves from, and when running calls must end."""
 
 import asyncio
-from dataclasses import dataclass
 from enum import Enum
 
-from lokr_serve.adapters import AdapterRegistry
-from lokr_serve.errors import ShuttingDownError
-from lokr_serve.text import PromptEncoder, TextEngine
+from lokr_serve.errors import NotServedError, ShuttingDownError
+from lokr_serve.rpc.backend import ENGINE_SERVICES, Backend, ImageBackend, TextBackend
 
 
 class ServingState(Enum):
@@ -16,15 +14,6 @@ class ServingState(Enum):
     SERVING = "the server is ready"
     DRAINING = "the server is shutting down"
     FAILED = "the engine has failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Backend:
-    """What calls are served from, once the model is ready."""
-
-    registry: AdapterRegistry
-    encoder: PromptEncoder
-    engine: TextEngine
 
 
 class Gate:
@@ -80,7 +69,43 @@ class Gate:
             raise ShuttingDownError(f"{self._state.value}; try again later or elsewhere")
         return self._backend
 
+    def text(self) -> TextBackend:
+        """Return what to serve text from.
+
+        Raises:
+            ShuttingDownError: The server is not ready, or no longer.
+            NotServedError: Its model makes something else.
+        """
+        backend = self.backend()
+        if not isinstance(backend, TextBackend):
+            raise _other_product(backend)
+        return backend
+
+    def images(self) -> ImageBackend:
+        """Return what to serve images from.
+
+        Raises:
+            ShuttingDownError: The server is not ready, or no longer.
+            NotServedError: Its model makes something else.
+        """
+        backend = self.backend()
+        if not isinstance(backend, ImageBackend):
+            raise _other_product(backend)
+        return backend
+
+    def serves(self, service: str) -> bool:
+        """Whether calls of one of the server's services find now what they need."""
+        if self._backend is None:
+            return False
+        return service == self._backend.service or service not in ENGINE_SERVICES
+
     def _enter(self, state: ServingState) -> None:
         self._state = state
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _other_product(backend: Backend) -> NotServedError:
+    return NotServedError(
+        f"the model of this server makes {backend.product}; call {backend.service}"
+    )

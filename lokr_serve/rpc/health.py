@@ -22,7 +22,10 @@ Status = HealthCheckResponse.ServingStatus
 
 
 class Health(HealthServicer):
-    """Reports the gate's state for the server, for each service, and for the probes' names."""
+    """Reports the gate's state for the server, for each service, and for the probes' names.
+
+    The service of an engine that the model does not run on never serves.
+    """
 
     def __init__(self, gate: Gate, services: Sequence[str]) -> None:
         self._gate = gate
@@ -54,7 +57,7 @@ class Health(HealthServicer):
         if service == LIVENESS:
             return _serving(self._gate.state is not ServingState.FAILED)
         if service in self._ready_names:
-            return _serving(self._gate.state is ServingState.SERVING)
+            return _serving(self._gate.serves(service))
         return HealthCheckResponse.SERVICE_UNKNOWN
 
 

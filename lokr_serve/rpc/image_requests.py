@@ -47,7 +47,9 @@ def image_request(
         params=_params(message.params),
         output=_output(message.output),
         apply_mode=apply_mode(message.apply_mode),
-        schedules=tuple(map(_schedule, message.schedules)),
+        schedules=tuple(
+            _schedule(index, schedule) for index, schedule in enumerate(message.schedules)
+        ),
     )
 
 
@@ -79,10 +81,11 @@ def _output(message: images_pb2.ImageOutput) -> ImageOutput:
     )
 
 
-def _schedule(message: images_pb2.WeightSchedule) -> WeightSchedule:
-    return WeightSchedule(
-        adapter_id=message.adapter_id,
-        points=tuple(
-            ScheduledFactor(step=point.step, factor=point.factor) for point in message.points
-        ),
+def _schedule(index: int, message: images_pb2.WeightSchedule) -> WeightSchedule:
+    points = tuple(
+        ScheduledFactor(step=point.step, factor=point.factor) for point in message.points
     )
+    try:
+        return WeightSchedule(adapter_id=message.adapter_id, points=points)
+    except InvalidRequestError as error:  # which does not know where in the request it is
+        raise InvalidRequestError(f"schedules[{index}].points", error.problem) from error

@@ -13,8 +13,10 @@ from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import SettingsError
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
+from lokr_serve.rpc.backend import ImageBackend, TextBackend
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.health import Health
+from lokr_serve.rpc.image_servicer import ImageServicer
 from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
 from lokr_serve.rpc.scopes import (
     cut_off_scope,
@@ -24,12 +26,14 @@ from lokr_serve.rpc.scopes import (
     request_id_scope,
 )
 from lokr_serve.rpc.text_servicer import TextServicer
-from lokr_serve.v1 import adapters_pb2, text_pb2
+from lokr_serve.v1 import adapters_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
+from lokr_serve.v1.images_pb2_grpc import add_ImageServiceServicer_to_server
 from lokr_serve.v1.text_pb2_grpc import add_TextServiceServicer_to_server
 
 SERVICES = (
-    text_pb2.DESCRIPTOR.services_by_name["TextService"].full_name,
+    TextBackend.service,
+    ImageBackend.service,
     adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
 )
 _STANDARD_SERVICES = (
@@ -43,6 +47,7 @@ class _Servicers:
     """What both listeners serve."""
 
     text: TextServicer
+    images: ImageServicer
     adapters: AdapterServicer
     health: Health
 
@@ -83,6 +88,7 @@ def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listene
     scopes = (request_id_scope, error_scope, metrics_scope(metrics), cut_off_scope(gate))
     servicers = _Servicers(
         text=TextServicer(gate, max_queue=settings.text.max_queue),
+        images=ImageServicer(gate, max_queue=settings.image.max_queue),
         adapters=AdapterServicer(gate),
         health=Health(gate, SERVICES),
     )
@@ -99,6 +105,7 @@ def _build_server(
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(ScopeInterceptor(scopes),), options=_options(settings))
     add_TextServiceServicer_to_server(servicers.text, server)
+    add_ImageServiceServicer_to_server(servicers.images, server)
     add_AdapterServiceServicer_to_server(servicers.adapters, server)
     add_HealthServicer_to_server(servicers.health, server)
     if settings.reflection:

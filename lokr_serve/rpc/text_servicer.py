@@ -1,7 +1,6 @@
 """TextService: converts, leases the mix, and streams what the engine makes of it."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -9,23 +8,15 @@ from contextlib import aclosing
 from grpc.aio import ServicerContext
 
 from lokr_serve.adapters import Lease
-from lokr_serve.errors import AdapterUnloadedError, DeadlineError
 from lokr_serve.logs import request_id_variable
+from lokr_serve.rpc.accepted import leased, refuse_late, resolved, seed_or_drawn
 from lokr_serve.rpc.admission import WaitingRoom
 from lokr_serve.rpc.completion import Completion
 from lokr_serve.rpc.gate import Gate
-from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.rpc.text_replies import event_message
 from lokr_serve.rpc.text_requests import generation_request
 from lokr_serve.text import Generation
-from lokr_serve.types import (
-    ApplyMode,
-    Chunk,
-    Finished,
-    GenerationRequest,
-    ResolvedAdapter,
-    Started,
-)
+from lokr_serve.types import ApplyMode, Chunk, Finished, GenerationRequest, Started
 from lokr_serve.v1.text_pb2 import (
     GenerateOnceRequest,
     GenerateOnceResponse,
@@ -48,7 +39,7 @@ class TextServicer(TextServiceServicer):
         self, request: GenerateRequest, context: ServicerContext[GenerateRequest, GenerateResponse]
     ) -> None:
         """Stream the events of one request."""
-        _refuse_late(context.time_remaining())
+        refuse_late(context.time_remaining())
 
         async def write(event: Started | Chunk | Finished) -> None:
             await context.write(event_message(event))
@@ -61,7 +52,7 @@ class TextServicer(TextServiceServicer):
         context: ServicerContext[GenerateOnceRequest, GenerateOnceResponse],
     ) -> GenerateOnceResponse:
         """Return all events of one request, those of each sequence put together."""
-        _refuse_late(context.time_remaining())
+        refuse_late(context.time_remaining())
         completion = Completion()
 
         async def add(event: Started | Chunk | Finished) -> None:
@@ -77,14 +68,11 @@ class TextServicer(TextServiceServicer):
 
     async def _serve(self, request: GenerationRequest, emit: Emit) -> None:
         """Run a request to its end; whatever it holds is released on every way out."""
-        backend = self._gate.backend()
+        backend = self._gate.text()
         accepted_at = time.monotonic()
         with self._room.place() as leave_room:
             prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
-            async with (
-                backend.registry.lease(request.adapters, request.apply_mode) as lease,
-                Interruption(lease.ended, AdapterUnloadedError),
-            ):
+            async with leased(backend.registry, request.adapters, request.apply_mode) as lease:
                 generation = _generation(request, lease, prompt_ids, accepted_at)
                 backend.engine.check(generation)
                 await emit(_started(generation))
@@ -94,22 +82,16 @@ class TextServicer(TextServiceServicer):
                         await emit(event)
 
 
-def _refuse_late(seconds_left: float | None) -> None:
-    if seconds_left is not None and seconds_left <= 0:
-        raise DeadlineError("the deadline had passed when the request arrived")
-
-
 def _generation(
     request: GenerationRequest, lease: Lease, prompt_ids: tuple[int, ...], accepted_at: float
 ) -> Generation:
-    seed = request.sampling.seed
     return Generation(
         request_id=request.request_id,
         mix=lease.mix,
         apply=lease.apply,
         prompt_ids=prompt_ids,
         sampling=request.sampling,
-        seed=secrets.randbits(64) if seed is None else seed,
+        seed=seed_or_drawn(request.sampling.seed),
         accepted_at=accepted_at,
     )
 
@@ -118,12 +100,7 @@ def _started(generation: Generation) -> Started:
     return Started(
         request_id=generation.request_id,
         prompt_tokens=len(generation.prompt_ids),
-        adapters=tuple(
-            ResolvedAdapter(
-                adapter_id=part.ref.adapter_id, version=part.ref.version, weight=part.weight
-            )
-            for part in generation.mix.parts
-        ),
+        adapters=resolved(generation.mix),
         mix_name=generation.mix.name,
         apply_mode=ApplyMode[generation.apply.name],
         seed=generation.seed,

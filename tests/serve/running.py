@@ -16,6 +16,7 @@ from lokr_serve.app import Addresses, serve
 from lokr_serve.client import Client
 from lokr_serve.config import Settings
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
+from lokr_serve.v1.images_pb2_grpc import ImageServiceStub
 from lokr_serve.v1.text_pb2_grpc import TextServiceStub
 
 READY_SECONDS = 60
@@ -40,6 +41,7 @@ def tiny_settings(model: Path, store: Path | None = None, /, **sections: object)
         },
         "adapters": {"directory": store, "max_loads": 2},
         "text": {"cache_tokens": 16384},
+        "image": {},
     }
     for section, values in sections.items():
         assert isinstance(values, dict)
@@ -102,6 +104,7 @@ class Connection:
     client: Client
     admin: Client
     text: TextServiceStub
+    images: ImageServiceStub
     adapters: AdapterServiceStub
 
 
@@ -119,5 +122,6 @@ def connected(addresses: Addresses) -> Iterator[Connection]:
             client=client,
             admin=admin,
             text=TextServiceStub(inference_channel),
+            images=ImageServiceStub(inference_channel),
             adapters=AdapterServiceStub(admin_channel),
         )

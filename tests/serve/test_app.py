@@ -38,7 +38,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         may_load.wait(30)
         return load_model(settings)
 
-    monkeypatch.setattr("lokr_serve.app.load_model", load_later)
+    monkeypatch.setattr("lokr_serve.backends.text.load_model", load_later)
     yield may_load
     may_load.set()
 

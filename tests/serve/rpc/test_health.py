@@ -9,7 +9,8 @@ import pytest_asyncio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 
-from lokr_serve.rpc.gate import Backend, Gate, ServingState
+from lokr_serve.rpc.backend import TextBackend
+from lokr_serve.rpc.gate import Gate, ServingState
 from lokr_serve.rpc.health import Health
 from lokr_serve.rpc.interceptor import ScopeInterceptor
 from lokr_serve.rpc.scopes import error_scope
@@ -44,7 +45,7 @@ async def check(stub: HealthStub, service: str) -> int:
 
 @pytest.mark.parametrize("service", ["", SERVICE, "readiness"])
 async def test_nothing_is_ready_before_the_model_is(
-    gate: Gate, stub: HealthStub, backend: Backend, service: str
+    gate: Gate, stub: HealthStub, backend: TextBackend, service: str
 ) -> None:
     """A gateway that sends requests too early turns a slow start into errors."""
     assert await check(stub, service) == NOT_SERVING
@@ -72,7 +73,7 @@ async def test_an_unknown_service_is_not_found(stub: HealthStub) -> None:
 
 
 async def test_a_watcher_that_leaves_does_not_cost_another_its_news(
-    gate: Gate, stub: HealthStub, backend: Backend
+    gate: Gate, stub: HealthStub, backend: TextBackend
 ) -> None:
     """A gateway that misses the change to SERVING never sends a request."""
     first, second = (stub.Watch(HealthCheckRequest(service=SERVICE)) for _ in range(2))

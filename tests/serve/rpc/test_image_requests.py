@@ -54,14 +54,14 @@ def schedule(*points: tuple[int, float], adapter_id: str = "poet") -> WeightSche
             ),
             "output.metadata",
         ),
-        (GenerateImageRequest(adapters=[POET], schedules=[schedule()]), "schedules['poet']"),
+        (GenerateImageRequest(adapters=[POET], schedules=[schedule()]), "schedules[0].points"),
         (
             GenerateImageRequest(adapters=[POET], schedules=[schedule((1, 1), (1, 0))]),
-            "schedules['poet']",
+            "schedules[0].points",
         ),
         (
             GenerateImageRequest(adapters=[POET], schedules=[schedule((1, math.inf))]),
-            "schedules['poet']",
+            "schedules[0].points",
         ),
         (
             GenerateImageRequest(adapters=[POET], schedules=[schedule((0, 1), adapter_id="b")]),

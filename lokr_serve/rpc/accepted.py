@@ -1,0 +1,52 @@
+"""What is the same for every request to an engine: deadline, seed, lease, and its mix."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from lokr_core import AdapterMix
+from lokr_serve.adapters import AdapterRegistry, Lease
+from lokr_serve.errors import AdapterUnloadedError, DeadlineError
+from lokr_serve.rpc.interruption import Interruption
+from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
+
+
+def refuse_late(seconds_left: float | None) -> None:
+    """Refuse a request that waited for too long before it came here.
+
+    Raises:
+        DeadlineError: Its deadline had passed.
+    """
+    if seconds_left is not None and seconds_left <= 0:
+        raise DeadlineError("the deadline had passed when the request arrived")
+
+
+def seed_or_drawn(seed: int | None) -> int:
+    """Return a request's seed, or one that is drawn for it."""
+    return secrets.randbits(64) if seed is None else seed
+
+
+@asynccontextmanager
+async def leased(
+    registry: AdapterRegistry, adapters: Sequence[AdapterWeight], mode: ApplyMode
+) -> AsyncIterator[Lease]:
+    """Hold the lease of a mix until the block ends, or ends by force with one of its adapters.
+
+    Raises:
+        AdapterUnloadedError: An adapter was unloaded by force.
+    """
+    async with (
+        registry.lease(adapters, mode) as lease,
+        Interruption(lease.ended, AdapterUnloadedError),
+    ):
+        yield lease
+
+
+def resolved(mix: AdapterMix) -> tuple[ResolvedAdapter, ...]:
+    """Return the parts of a mix as a reply tells them."""
+    return tuple(
+        ResolvedAdapter(
+            adapter_id=part.ref.adapter_id, version=part.ref.version, weight=part.weight
+        )
+        for part in mix.parts
+    )
