@@ -38,6 +38,8 @@ class Family:
     patch: int  # latents to a side of what the denoiser sees as one
     least_multiple: int = 1  # of pixels, whatever the autoencoder needs
     default_side: int | None = None  # pixels, where the pipeline's components do not tell
+    may_lack: frozenset[str] = frozenset()  # components that its constructor must be given
+    upcasts_vae: bool = False  # where its configuration says so, and it is in float16
 
 
 _UNET = CallSignature(
@@ -96,6 +98,7 @@ FAMILIES = (
         is_guided_in_one_call=True,
         patch=1,
         least_multiple=8,
+        may_lack=frozenset({"safety_checker", "feature_extractor"}),
     ),
     Family(
         name="stable-diffusion-xl",
@@ -108,6 +111,7 @@ FAMILIES = (
         is_guided_in_one_call=True,
         patch=1,
         least_multiple=8,
+        upcasts_vae=True,
     ),
     Family(
         name="stable-diffusion-3",
@@ -123,6 +127,7 @@ FAMILIES = (
         guidance=Guidance.CLASSIFIER_FREE,
         is_guided_in_one_call=True,
         patch=2,
+        may_lack=frozenset({"text_encoder_3", "tokenizer_3"}),
     ),
     Family(
         name="flux",
