@@ -13,6 +13,10 @@ from lokr_serve.image.calls import Call
 from lokr_serve.image.turns import Turns
 
 
+class RequestCancelledError(Exception):
+    """Ends the thread of a request that nobody waits for any more; no caller ever sees it."""
+
+
 class Member:
     """A live request, as the gathering sees it."""
 
@@ -114,7 +118,7 @@ class Gathering:
         with self._changed:
             self.check(member)
             if self._is_closed:
-                raise _stopped()
+                raise stopped()
             self._waiting.append(pending)
             self._leave(member)
         output = pending.output.result()
@@ -176,7 +180,7 @@ class Gathering:
             calls = self._running + self._waiting
             self._running, self._waiting = [], []
         for pending in calls:
-            pending.output.set_exception(_stopped())
+            pending.output.set_exception(stopped())
 
     def _leave(self, member: Member) -> None:
         """Note, with the lock held, that a member makes no call for now."""
@@ -196,5 +200,6 @@ class Gathering:
         return max(self._turns.due_at(self._waiting, self._free_at) - now, 0.0)
 
 
-def _stopped() -> EngineStoppedError:
+def stopped() -> EngineStoppedError:
+    """Return the error of a request that the engine's end has cut off."""
     return EngineStoppedError("the engine stopped before the request had finished")

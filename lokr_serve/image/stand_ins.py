@@ -67,9 +67,7 @@ class StandIn(nn.Module):
 class DenoiserStandIn(StandIn):
     """Stands for the denoiser, whose calls join those of other requests."""
 
-    def __init__(
-        self, name: str, module: nn.Module, run: Run, *, signature: CallSignature
-    ) -> None:
+    def __init__(self, name: str, module: nn.Module, run: Run, *, signature: CallSignature) -> None:
         super().__init__(name, module, run)
         self.__dict__.update(_signature=signature)
 

@@ -1,0 +1,138 @@
+"""Work: what the thread of a request does, from its prompt to its encoded images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from lokr_core import Apply
+from lokr_serve.image.calls import Call
+from lokr_serve.image.encode import encode_image, encode_latents, encode_preview
+from lokr_serve.image.gather import Gathering
+from lokr_serve.image.job import Job
+from lokr_serve.image.load import LoadedPipeline
+from lokr_serve.image.metadata import describe
+from lokr_serve.image.pipelines import PipelineFactory, PipelineRun, StepDone
+from lokr_serve.image.plan import PipelineResult
+from lokr_serve.image.previews import preview_images
+from lokr_serve.image.schedule import ScheduledMix
+from lokr_serve.image.stand_ins import DenoiserStandIn, EncoderStandIn, StandIn, VaeStandIn
+from lokr_serve.metrics import Metrics
+from lokr_serve.types import GeneratedImage, ImagePreview, ImageProgress
+
+
+class Work:
+    """The work of one request, on its own thread."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        gathering: Gathering,
+        loaded: LoadedPipeline,
+        factory: PipelineFactory,
+        metrics: Metrics,
+    ) -> None:
+        self._job = job
+        self._gathering = gathering
+        self._loaded = loaded
+        self._metrics = metrics
+        generation = job.generation
+        self._scheduled = ScheduledMix(generation.mix, generation.request.schedules)
+        self._stand_ins = self._build_stand_ins()
+        self._run: PipelineRun = factory.build(generation.plan, self._stand_ins)
+
+    def do(self) -> None:
+        """Make the request's images and post them.
+
+        Raises:
+            Exception: What ended the request before it had finished.
+        """
+        job = self._job
+        with self._gathering.taking_part(job.member):
+            result = self._run(self._on_step)
+            with self._gathering.aside(job.member):
+                for index in range(len(job.seeds)):
+                    self._gathering.check(job.member)
+                    job.mailbox.post(self._encode(result, index))
+                    job.mailbox.post(job.finished(index))
+                    self._metrics.images.inc()
+
+    def _build_stand_ins(self) -> Mapping[str, nn.Module]:
+        """Return what the pipeline is to see in place of each shared module."""
+        components = self._loaded.pipeline.components
+        modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+        return {name: self._stand_in(name, module) for name, module in modules.items()}
+
+    def _stand_in(self, name: str, module: nn.Module) -> StandIn:
+        family = self._loaded.family
+        if name == family.denoiser:
+            return DenoiserStandIn(name, module, self._denoise, signature=family.signature)
+        if name in {encoder.component for encoder in family.text_encoders}:
+            return EncoderStandIn(name, module, self._call)
+        if name == "vae":
+            return VaeStandIn(name, module, self._call)
+        return StandIn(name, module, self._call)
+
+    def _denoise(self, call: Call) -> object:
+        """Run the denoiser with the mix of the scheduler step that runs now."""
+        self._job.num_denoiser_rows += call.num_rows
+        mix = self._scheduled.at(self._run.step)
+        apply = Apply.UNMERGED if self._scheduled.is_scheduled else self._job.generation.apply
+        return self._gathering.run(self._job.member, call, mix, apply)
+
+    def _call(self, call: Call) -> object:
+        generation = self._job.generation
+        return self._gathering.run(self._job.member, call, generation.mix, generation.apply)
+
+    def _on_step(self, done: StepDone) -> None:
+        job = self._job
+        self._gathering.check(job.member)
+        self._metrics.denoising_steps.inc(len(job.seeds))
+        job.mailbox.post(ImageProgress(step=done.step, num_steps=done.num_steps))
+        if done.step == done.num_steps:
+            self._gathering.step_aside(job.member)  # what is left joins nobody
+            return
+        interval = job.generation.request.output.preview_interval
+        if interval and done.step % interval == 0:
+            with self._gathering.aside(job.member):
+                self._preview(done)
+
+    def _preview(self, done: StepDone) -> None:
+        images = preview_images(self._run, done.latents, self._stand_ins["vae"])
+        for index, image in enumerate(images):
+            preview = ImagePreview(
+                index=index,
+                step=done.step,
+                width=image.width,
+                height=image.height,
+                data=encode_preview(image),
+            )
+            self._job.mailbox.post(preview)
+
+    def _encode(self, result: PipelineResult, index: int) -> GeneratedImage:
+        generation, image = self._job.generation, result.images[index]
+        output = generation.request.output
+        return GeneratedImage(
+            index=index,
+            seed=self._job.seeds[index],
+            format=output.format,
+            width=image.width,
+            height=image.height,
+            data=encode_image(image, output, self._metadata(index)),
+            latents=encode_latents(result.latents[index : index + 1]) if output.latents else None,
+            is_flagged=result.are_flagged[index],
+        )
+
+    def _metadata(self, index: int) -> Mapping[str, str]:
+        """Return what the image carries, which is nothing unless that was asked for."""
+        generation = self._job.generation
+        if not generation.request.output.metadata:
+            return {}
+        return describe(
+            generation.request,
+            generation.plan,
+            mix=generation.mix,
+            seed=self._job.seeds[index],
+            model=Path(str(self._loaded.pipeline.name_or_path)).name,
+        )
