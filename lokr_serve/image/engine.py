@@ -11,12 +11,14 @@ import torch
 from lokr_core import Adapted, LokrError
 from lokr_serve.config import ImageSettings
 from lokr_serve.errors import EngineStoppedError, InvalidRequestError
+from lokr_serve.image.encode import require_metadata_fits
 from lokr_serve.image.forwards import Forwards
 from lokr_serve.image.gather import Gathering, RequestCancelledError, stopped
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.job import Job
 from lokr_serve.image.load import LoadedPipeline
 from lokr_serve.image.mailbox import Mailbox
+from lokr_serve.image.metadata import image_metadata
 from lokr_serve.image.pipelines import PipelineFactory
 from lokr_serve.image.turns import Turns
 from lokr_serve.image.work import Work
@@ -109,9 +111,11 @@ class ImageEngine:
         """Refuse what can never run.
 
         Raises:
-            InvalidRequestError: A call would have more rows than a step may, or an adapter gives
-                a module outputs of another number.
+            InvalidRequestError: A call would have more rows than a step may, an adapter gives a
+                module outputs of another number, or an image has no room for its metadata.
         """
+        metadata = image_metadata(generation, 0, model=self._loaded.name)
+        require_metadata_fits(generation.request.output, metadata)
         num_rows, max_rows = generation.plan.max_rows, self._settings.max_rows
         if num_rows > max_rows:
             raise InvalidRequestError(

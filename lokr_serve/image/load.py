@@ -50,6 +50,11 @@ class LoadedPipeline:
     family: Family
     pipeline: DiffusionPipeline  # of the family's text-to-image class
 
+    @property
+    def name(self) -> str:
+        """The name of the folder that it was loaded from."""
+        return Path(self.pipeline.name_or_path or "").name
+
 
 class _Loadable(Protocol):
     @classmethod
@@ -74,6 +79,7 @@ def load_pipeline(settings: ModelSettings) -> LoadedPipeline:
             nn.Module.eval(nn.Module.to(module, device)).requires_grad_(False)
     with reading(settings.path, ModelError):
         pipeline = build_pipeline(index.family.text_to_image, components, index.options)
+    pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))
     return LoadedPipeline(family=index.family, pipeline=pipeline)
 
 

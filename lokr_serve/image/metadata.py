@@ -5,12 +5,21 @@ import json
 from collections.abc import Mapping
 
 from lokr_core import AdapterMix
+from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.types import ImageRequest, InitImage, WeightSchedule
 
 SOFTWARE_KEY = "Software"  # both are keywords that the PNG standard registers
 COMMENT_KEY = "Comment"
 SOFTWARE = "lokr-serve"
+
+
+def image_metadata(generation: ImageGeneration, index: int, *, model: str) -> Mapping[str, str]:
+    """Return what an image of a request carries, which is nothing unless that was asked for."""
+    request, plan = generation.request, generation.plan
+    if not request.output.metadata:
+        return {}
+    return describe(request, plan, mix=generation.mix, seed=plan.seeds[index], model=model)
 
 
 def describe(

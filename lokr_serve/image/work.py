@@ -1,7 +1,6 @@
 """Work: what the thread of a request does, from its prompt to its encoded images."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import nn
 
@@ -11,7 +10,7 @@ from lokr_serve.image.encode import encode_image, encode_latents, encode_preview
 from lokr_serve.image.gather import Gathering
 from lokr_serve.image.job import Job
 from lokr_serve.image.load import LoadedPipeline
-from lokr_serve.image.metadata import describe
+from lokr_serve.image.metadata import image_metadata
 from lokr_serve.image.pipelines import PipelineFactory, PipelineRun, StepDone
 from lokr_serve.image.plan import PipelineResult
 from lokr_serve.image.previews import preview_images
@@ -113,26 +112,14 @@ class Work:
     def _encode(self, result: PipelineResult, index: int) -> GeneratedImage:
         generation, image = self._job.generation, result.images[index]
         output = generation.request.output
+        metadata = image_metadata(generation, index, model=self._loaded.name)
         return GeneratedImage(
             index=index,
             seed=self._job.seeds[index],
             format=output.format,
             width=image.width,
             height=image.height,
-            data=encode_image(image, output, self._metadata(index)),
+            data=encode_image(image, output, metadata),
             latents=encode_latents(result.latents[index : index + 1]) if output.latents else None,
             is_flagged=result.are_flagged[index],
-        )
-
-    def _metadata(self, index: int) -> Mapping[str, str]:
-        """Return what the image carries, which is nothing unless that was asked for."""
-        generation = self._job.generation
-        if not generation.request.output.metadata:
-            return {}
-        return describe(
-            generation.request,
-            generation.plan,
-            mix=generation.mix,
-            seed=self._job.seeds[index],
-            model=Path(str(self._loaded.pipeline.name_or_path)).name,
         )
