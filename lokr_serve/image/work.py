@@ -98,7 +98,8 @@ class Work:
                 self._preview(done)
 
     def _preview(self, done: StepDone) -> None:
-        images = preview_images(self._run, done.latents, self._stand_ins["vae"])
+        plan, vae = self._job.generation.plan, self._stand_ins["vae"]
+        images = preview_images(self._run.pipeline, plan, done.latents, vae)
         for index, image in enumerate(images):
             preview = ImagePreview(
                 index=index,
