@@ -14,12 +14,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines import stable_diffusion
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lokr_serve.config import ModelSettings
 from lokr_serve.errors import ModelError
 from lokr_serve.image.families import Family, pipeline_class
 from lokr_serve.image.index import Component, read_index
+from lokr_serve.image.tokenizers import serial_tokenizer
 from lokr_serve.image.weights import find_variant, stored_dtype
 from lokr_serve.pretrained import (
     CONFIG_NAME,
@@ -58,7 +59,8 @@ class LoadedPipeline:
 
 class _Loadable(Protocol):
     @classmethod
-    def from_pretrained(cls, folder: Path, *, local_files_only: bool) -> object: ...
+    def from_pretrained(cls, folder: Path, *, local_files_only: bool) -> object:
+        """Return what the folder holds."""
 
 
 def load_pipeline(settings: ModelSettings) -> LoadedPipeline:
@@ -74,9 +76,11 @@ def load_pipeline(settings: ModelSettings) -> LoadedPipeline:
         component.name: _read_component(component, settings, index.family)
         for component in index.components
     }
-    for module in components.values():
-        if isinstance(module, nn.Module):
-            nn.Module.eval(nn.Module.to(module, device)).requires_grad_(False)
+    for name, part in components.items():
+        if isinstance(part, nn.Module):
+            nn.Module.eval(nn.Module.to(part, device)).requires_grad_(False)
+        if isinstance(part, PreTrainedTokenizerBase):
+            components[name] = serial_tokenizer(part)  # requests share it between their threads
     with reading(settings.path, ModelError):
         pipeline = build_pipeline(index.family.text_to_image, components, index.options)
     pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))

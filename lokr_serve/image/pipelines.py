@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lokr_serve.config import ImageSettings
-from lokr_serve.image.families import Family
+from lokr_serve.image.families import Family, Guidance
 from lokr_serve.image.load import LoadedPipeline, build_pipeline
 from lokr_serve.image.plan import ImagePlan, PipelineResult
 from lokr_serve.image.planner import Planner
@@ -161,10 +161,13 @@ def _arguments(
         # One for each image, so that each draws its own noise; FLUX.2 would look at all of them.
         image = plan.init_image
         arguments["image"] = [image] * num_images if family.has_strength else image
+    guidance_scale = plan.guidance_scale
+    if guidance_scale is None and family.guidance is Guidance.CLASSIFIER_FREE:
+        guidance_scale = 1.0  # off; a model distilled without it would warn of its default
     optional = {
         "strength": plan.strength,
         "negative_prompt": plan.negative_prompt,
-        "guidance_scale": plan.guidance_scale,
+        "guidance_scale": guidance_scale,
         "true_cfg_scale": plan.true_cfg_scale,
     }
     arguments |= {name: value for name, value in optional.items() if value is not None}

@@ -119,6 +119,17 @@ def test_a_folder_with_one_variant_is_loaded(folder: Path) -> None:
     assert torch.equal(modules(loaded)["unet"].state_dict()["conv_in.weight"], expected)
 
 
+def test_variants_beside_the_plain_files_are_left_alone(folder: Path) -> None:
+    """Stable Diffusion 1.5 also came with the weights before they were averaged."""
+    weights = load_file(folder / UNET_WEIGHTS)
+    other = folder / "unet/diffusion_pytorch_model.non_ema.safetensors"
+    save_file({key: value.half() for key, value in weights.items()}, other)
+
+    loaded = load(folder)
+
+    assert modules(loaded)["unet"].state_dict()["conv_in.weight"].dtype == torch.float32
+
+
 def test_the_tokenizer_of_a_processor_is_enough(tmp_path: Path) -> None:
     """FLUX.2's processor also takes images, for which torchvision would be needed."""
     folder = save_pipeline(tmp_path, "flux2")

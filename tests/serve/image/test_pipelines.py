@@ -1,6 +1,6 @@
 """Pipelines: what a request's own pipeline makes, and how its steps are counted."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import diffusers
@@ -255,6 +255,22 @@ def test_the_safety_checker_flags_images() -> None:
     assert made.are_flagged == (True, True)
     assert made.images[0].getextrema() == ((0, 0), (0, 0), (0, 0))
     assert run("stable-diffusion", make_plan("stable-diffusion")).are_flagged == (False,)
+
+
+def test_a_distilled_model_runs_without_guidance(caplog: pytest.LogCaptureFixture) -> None:
+    """FLUX.2 klein is mostly used so; a warning for each request would hide others."""
+    pipeline = make_pipeline("flux2-klein")
+    pipeline.register_to_config(is_distilled=True)
+    distilled = LoadedPipeline(family=family_of("Flux2KleinPipeline"), pipeline=pipeline)
+    plan = replace(make_plan("flux2-klein"), guidance_scale=None)
+    called: list[object] = []
+    transformer: nn.Module = pipeline.components["transformer"]
+    transformer.register_forward_pre_hook(lambda *_: called.append(None))
+
+    PipelineFactory(distilled, ImageSettings()).build(plan, {})(lambda _: None)
+
+    assert len(called) == NUM_STEPS
+    assert caplog.messages == []
 
 
 def test_the_factory_plans() -> None:
