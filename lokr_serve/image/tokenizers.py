@@ -12,9 +12,9 @@ from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_img2img import QwenImageImg2ImgPipeline
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 
-Tokenizer = TypeVar("Tokenizer", PreTrainedTokenizerBase, ProcessorMixin)
+Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
 
 class _SerialTokenizer:
@@ -26,7 +26,7 @@ class _SerialTokenizer:
 
     __slots__ = ("_lock", "_tokenizer")
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, lock: RLock) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, lock: RLock) -> None:
         self._tokenizer = tokenizer
         self._lock = lock
 
@@ -45,8 +45,6 @@ class _SerialTokenizer:
     def __getattr__(self, name: str) -> object:
         with self._lock:
             value: object = getattr(self._tokenizer, name)
-        if isinstance(value, PreTrainedTokenizerBase | ProcessorMixin):
-            return _SerialTokenizer(value, self._lock)  # a processor's own tokenizer
         return self._serial(value) if isinstance(value, MethodType) else value
 
     def _serial(self, method: MethodType) -> object:
@@ -67,7 +65,7 @@ class PromptForm(Enum):
 
     PLAIN = "plain"
     TEMPLATE = "template"  # the pipeline's own, put around the prompt
-    SYSTEM_CHAT = "system chat"  # the processor's chat template after the pipeline's instruction
+    SYSTEM_CHAT = "system chat"  # the tokenizer's chat template, after the pipeline's instruction
     CHAT = "chat"  # the tokenizer's chat template, with an empty thought
     THINKING_CHAT = "thinking chat"  # the same, with the thought left open
 
