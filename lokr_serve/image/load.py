@@ -84,6 +84,7 @@ def load_pipeline(settings: ModelSettings) -> LoadedPipeline:
     with reading(settings.path, ModelError):
         pipeline = build_pipeline(index.family.text_to_image, components, index.options)
     pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))
+    pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))
     return LoadedPipeline(family=index.family, pipeline=pipeline)
 
 

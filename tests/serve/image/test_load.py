@@ -52,8 +52,9 @@ def test_a_pipeline_is_loaded_as_it_was_stored(name: str, tmp_path: Path) -> Non
     """Every component, bit for bit, ready for inference; and it runs."""
     stored = make_pipeline(name)
 
-    loaded = load(save_pipeline(tmp_path, name))
+    loaded = load(save_pipeline(tmp_path / "model", name))
 
+    assert loaded.name == "model"
     assert type(loaded.pipeline) is type(stored)
     assert set(loaded.pipeline.components) == set(stored.components)
     for part, module in modules(loaded).items():
