@@ -116,12 +116,6 @@ class ImageEngine:
         """
         metadata = image_metadata(generation, 0, model=self._loaded.name)
         require_metadata_fits(generation.request.output, metadata)
-        num_rows, max_rows = generation.plan.max_rows, self._settings.max_rows
-        if num_rows > max_rows:
-            raise InvalidRequestError(
-                "params.num_images",
-                f"with guidance they take {num_rows} rows of a step, above the limit of {max_rows}",
-            )
         path = self._adapted.resized_module(generation.mix)
         if path is not None:
             raise InvalidRequestError(

@@ -1,0 +1,263 @@
+"""How requests end: refused, cancelled, failed or stopped, and what becomes of the others."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+
+from lokr_serve.errors import (
+    DeviceMemoryError,
+    EngineStoppedError,
+    GenerationFailedError,
+    QueueFullError,
+)
+from lokr_serve.image.generation import ImageGeneration
+from lokr_serve.metrics import Metrics
+from lokr_serve.types import ImageProgress
+from tests.serve.image.engines import (
+    Gate,
+    World,
+    ask,
+    ask_together,
+    assert_equal,
+    before_forward,
+    build,
+    generation,
+    running,
+    stock,
+    value,
+)
+
+EULER = "EulerDiscreteScheduler"
+POISON_STEPS = 7  # of a request with a timestep that no other has
+POISON_TIMESTEP = 832.5  # 999 * 5 / 6, its second one
+
+
+def poisoned(world: World, seed: int = 9) -> ImageGeneration:
+    """Return a request whose second call of the denoiser can be told from all others."""
+    return generation(world, seed, world.mixes[1], num_steps=POISON_STEPS, scheduler=EULER)
+
+
+def raising(error: Callable[[], Exception]) -> Callable[[Mapping[str, Any]], None]:
+    """Return what raises where a poisoned request is in a forward of the denoiser."""
+
+    def check(kwargs: Mapping[str, Any]) -> None:
+        if (kwargs["timestep"] == POISON_TIMESTEP).any():
+            raise error()
+
+    return check
+
+
+async def test_a_request_that_fails_in_a_step_fails_alone(world: World) -> None:
+    """The others of its step are run again without it, and get what they get alone."""
+    others = [generation(world, seed, world.mixes[seed], num_steps=6) for seed in (1, 2, 3)]
+    metrics = Metrics(version="test")
+    async with running(world, metrics) as engine:
+        with before_forward(world.denoiser, raising(lambda: ValueError("poison"))):
+            failed, *answers = await ask_together(engine, [poisoned(world), *others])
+
+    assert [type(error) for error in failed.errors] == [GenerationFailedError]
+    assert "request-9" in str(failed.errors[0])
+    for request, answer in zip(others, answers, strict=True):
+        assert_equal(answer.latents, stock(world, request).latents)
+    assert value(metrics, "step_failures_total") > 0
+
+
+async def test_a_request_that_lacks_memory_alone_is_told_so(world: World) -> None:
+    """Sending it again later may help, so it is another error; the others go on."""
+    other = generation(world, 1, num_steps=6)
+    async with running(world) as engine:
+        with before_forward(world.denoiser, raising(lambda: torch.OutOfMemoryError("full"))):
+            failed, answer = await ask_together(engine, [poisoned(world), other])
+
+    assert [type(error) for error in failed.errors] == [DeviceMemoryError]
+    assert_equal(answer.latents, stock(world, other).latents)
+
+
+async def test_a_step_that_lacks_memory_is_made_in_smaller_parts(world: World) -> None:
+    """A batch that does not fit is no reason for any of its requests to fail."""
+    requests = [generation(world, seed, world.mixes[seed]) for seed in range(4)]
+
+    def check(kwargs: Mapping[str, Any]) -> None:
+        if len(kwargs["sample"]) > 4:
+            raise torch.OutOfMemoryError("full")
+
+    async with running(world) as engine:
+        with before_forward(world.denoiser, check):
+            answers = await ask_together(engine, requests)
+
+    for request, answer in zip(requests, answers, strict=True):
+        assert_equal(answer.latents, stock(world, request).latents)
+
+
+async def test_a_request_that_dies_between_its_calls_holds_up_nobody(world: World) -> None:
+    """Here in its scheduler; the window is a minute, so to wait for the dead would be seen."""
+    requests = [generation(world, seed, num_steps=4, scheduler=EULER) for seed in (1, 2)]
+    async with running(world) as engine:
+        build_run = engine._factory.build
+
+        def build_broken(plan: Any, components: Any) -> Any:
+            run = build_run(plan, components)
+            if plan.seeds == (1,):
+                run.pipeline.scheduler.step = None
+            return run
+
+        engine._factory.build = build_broken  # type: ignore[method-assign]
+        failed, answer = await ask_together(engine, requests)
+
+    assert [type(error) for error in failed.errors] == [GenerationFailedError]
+    assert_equal(answer.latents, stock(world, requests[1]).latents)
+
+
+async def test_cancelling_ends_the_work_at_the_next_step(world: World) -> None:
+    """The iterator is closed only when nothing works for the request; the others go on."""
+    lasting = generation(world, 1, num_steps=4)
+    calls: list[int] = []
+    async with running(world) as engine:
+        with before_forward(world.denoiser, lambda kwargs: calls.append(len(kwargs["sample"]))):
+            stream = engine.generate(generation(world, 2, num_steps=500))
+            async for event in stream:
+                if isinstance(event, ImageProgress):
+                    break
+            other = asyncio.create_task(ask(engine, lasting))
+            await stream.aclose()
+            num_calls = calls.count(2)
+            answer = await other
+        is_idle = not engine._live
+
+    assert is_idle
+    assert num_calls < 100
+    assert_equal(answer.latents, stock(world, lasting).latents)
+
+
+async def test_a_cancelled_request_is_closed_after_the_forward_that_it_is_in(world: World) -> None:
+    """What it holds, such as its adapters, is in use until then; so its end waits."""
+    gate = Gate()
+    async with running(world) as engine:
+        with before_forward(world.denoiser, gate):
+            task = asyncio.create_task(ask(engine, generation(world, 1)))
+            await gate.reached()
+            task.cancel()
+            _, pending = await asyncio.wait({task}, timeout=0.05)
+            assert pending == {task}
+            gate.open()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    assert task.cancelled()
+
+
+async def test_a_request_that_waits_in_line_can_be_cancelled(world: World) -> None:
+    """It has no thread yet, and leaves at once although the engine is busy."""
+    gate = Gate()
+    metrics = Metrics(version="test")
+    async with running(world, metrics, max_requests=1) as engine:
+        with before_forward(world.denoiser, gate):
+            running_ = asyncio.create_task(ask(engine, generation(world, 1)))
+            await gate.reached()
+            waiting = asyncio.create_task(ask(engine, generation(world, 2)))
+            await asyncio.sleep(0)
+            num_waiting = value(metrics, "requests_waiting")
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                await waiting
+            num_left = value(metrics, "requests_waiting")
+            gate.open()
+            answer = await running_
+
+    assert (num_waiting, num_left) == (1, 0)
+    assert not answer.errors
+
+
+async def test_a_full_line_is_told_at_once(world: World) -> None:
+    """The caller can try elsewhere; nothing is kept of the request."""
+    gate = Gate()
+    async with running(world, max_requests=1, max_queue=1) as engine:
+        with before_forward(world.denoiser, gate):
+            first = asyncio.create_task(ask(engine, generation(world, 1)))
+            await gate.reached()
+            second = asyncio.create_task(ask(engine, generation(world, 2)))
+            await asyncio.sleep(0)
+            refused = await ask(engine, generation(world, 3))
+            gate.open()
+            answers = await asyncio.gather(first, second)
+
+    assert [type(error) for error in refused.errors] == [QueueFullError]
+    assert not any(answer.errors for answer in answers)
+
+
+async def test_stopping_ends_every_request_with_an_error(world: World) -> None:
+    """Those that run, in a call or not, and those in line; and later ones are refused."""
+    gate = Gate()
+    async with running(world, max_requests=2) as engine:
+        with before_forward(world.denoiser, gate):
+            tasks = [
+                asyncio.create_task(ask(engine, generation(world, seed, num_steps=50)))
+                for seed in range(4)
+            ]
+            await gate.reached()
+            stop = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+            gate.open()
+            answers = await asyncio.gather(*tasks)
+            await stop
+        late = await ask(engine, generation(world, 9))
+
+    assert [type(error) for answer in answers for error in answer.errors] == [
+        EngineStoppedError
+    ] * 4
+    assert [type(error) for error in late.errors] == [EngineStoppedError]
+    assert not engine.health().is_alive
+
+
+async def test_an_engine_that_was_never_started_can_be_stopped(world: World) -> None:
+    """What was sent to it gets its end too."""
+    engine = build(world)
+    task = asyncio.create_task(ask(engine, generation(world, 1)))
+    await asyncio.sleep(0)
+
+    await engine.stop()
+    answer = await task
+
+    assert [type(error) for error in answer.errors] == [EngineStoppedError]
+
+
+async def test_a_stuck_step_is_seen_and_can_be_left_behind(world: World) -> None:
+    """The watchdog reads how long; stopping gives up after its time and ends the requests."""
+    gate = Gate()
+    async with running(world) as engine:
+        with before_forward(world.denoiser, gate):
+            task = asyncio.create_task(ask(engine, generation(world, 1)))
+            await gate.reached()
+            stuck_seconds = engine.health().stuck_seconds
+            with pytest.raises(EngineStoppedError, match="too long"):
+                await engine.stop(timeout_seconds=0.01)
+            answer = await task
+            gate.open()
+
+    assert stuck_seconds > 0
+    assert [type(error) for error in answer.errors] == [EngineStoppedError]
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+async def test_an_engine_whose_device_fails_ends_every_request(
+    component: str, world: World
+) -> None:
+    """Nothing can be computed any more; health tells so, and nobody is left waiting."""
+
+    def fail(_: Mapping[str, Any]) -> None:
+        raise torch.AcceleratorError("the device is gone")
+
+    async with running(world) as engine:
+        with before_forward(world.loaded.pipeline.components[component], fail):
+            answers = await asyncio.gather(
+                *(ask(engine, generation(world, seed)) for seed in range(3))
+            )
+        await engine.stop()
+        health = engine.health()
+
+    assert {type(error) for answer in answers for error in answer.errors} == {EngineStoppedError}
+    assert (health.is_alive, health.error) == (False, "AcceleratorError")
