@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +87,7 @@ class MakeImage:
         bool, Option("--metadata", help="Write into each image how it was made.")
     ] = False
     preview_every: Annotated[
-        int, Option(metavar="STEPS", help="Write a small preview beside PATH; 0 is never.")
+        int, Option(metavar="STEPS", help="Show a small preview beside PATH meanwhile; 0 is never.")
     ] = 0
     server: ServerFlag = INFERENCE_SERVER
     timeout: TimeoutFlag = 600.0
@@ -98,6 +98,7 @@ class MakeImage:
         request = self._request()
         files = self._files(request)
         with (
+            _previews(files, request.output),
             Client(self.server, timeout_seconds=self.timeout) as client,
             closing(client.generate_image(request)) as events,
         ):
@@ -159,6 +160,16 @@ class MakeImage:
         files = image_files(pattern, seeds, may_overwrite=self.force)
         files.require_free(output)
         return files
+
+
+@contextmanager
+def _previews(files: ImageFiles, output: ImageOutput) -> Iterator[None]:
+    """Let previews lie beside the images while these are made, however that ends."""
+    try:
+        yield
+    finally:
+        if output.preview_interval:
+            files.remove_previews()
 
 
 def _parse_size(text: str | None) -> tuple[int | None, int | None]:

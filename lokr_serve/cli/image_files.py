@@ -72,10 +72,9 @@ class ImageFiles:
                 self._require_free(_preview_path(path))
 
     def write_image(self, image: GeneratedImage) -> list[Path]:
-        """Write an image and what comes with it, in place of its preview; return the paths."""
+        """Write an image and what comes with it; return the paths."""
         path = self.paths[image.index]
         self._write(path, image.data)
-        _preview_path(path).unlink(missing_ok=True)
         if image.latents is None:
             return [path]
         self._write(_latents_path(path), image.latents)
@@ -86,6 +85,11 @@ class ImageFiles:
         path = _preview_path(self.paths[preview.index])
         _replace(path, preview.data)
         return path
+
+    def remove_previews(self) -> None:
+        """Remove what :meth:`write_preview` has left, once there is nothing to wait for."""
+        for path in self.paths:
+            _preview_path(path).unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
         self._require_free(path)  # again: it may have come meanwhile

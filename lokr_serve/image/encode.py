@@ -72,7 +72,7 @@ def require_metadata_fits(output: ImageOutput, metadata: Mapping[str, str]) -> N
     """Check, before an image is made, that its format has room for what it will carry.
 
     Raises:
-        InvalidRequestError: It has not.
+        InvalidRequestError: It is JPEG, and has not.
     """
     if output.format is ImageFormat.JPEG and len(_exif(metadata)) > MAX_JPEG_EXIF_BYTES:
         raise InvalidRequestError(

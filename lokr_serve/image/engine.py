@@ -24,7 +24,7 @@ from lokr_serve.image.turns import Turns
 from lokr_serve.image.work import Work
 from lokr_serve.image.workers import Workers
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import EngineHealth, ImageEvent, ImageFinished
+from lokr_serve.types import EngineHealth, ImageEvent, ImageFinished, ImageFormat
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,10 @@ class ImageEngine:
             InvalidRequestError: A call would have more rows than a step may, an adapter gives a
                 module outputs of another number, or an image has no room for its metadata.
         """
-        metadata = image_metadata(generation, 0, model=self._loaded.name)
-        require_metadata_fits(generation.request.output, metadata)
+        output = generation.request.output
+        if output.format is ImageFormat.JPEG:
+            metadata = image_metadata(generation, 0, model=self._loaded.name)
+            require_metadata_fits(output, metadata)
         path = self._adapted.resized_module(generation.mix)
         if path is not None:
             raise InvalidRequestError(

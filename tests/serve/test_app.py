@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from lokr_serve.client import Client, Health, UnavailableError
 from lokr_serve.config import ModelSettings
 from lokr_serve.errors import EngineStoppedError, SettingsError
+from lokr_serve.image.forwards import Forwards
 from lokr_serve.text.load import load_model
 from lokr_serve.text.schedule import Schedule
-from lokr_serve.types import GenerationRequest, TextPrompt
+from lokr_serve.types import GenerationRequest, ImageRequest, TextPrompt
 from tests.serve.running import RunningServer, connected, running_server, tiny_settings
 
 ANY = GenerationRequest(prompt=TextPrompt(text="x"))
@@ -126,6 +127,32 @@ def test_an_engine_that_is_stuck_ends_the_server(
     may_go_on.set()
     with pytest.raises(EngineStoppedError, match="in one step"):
         server.ended.result(10)
+
+
+def test_a_stuck_step_of_images_ends_the_server(
+    pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch over engines knows no difference between them."""
+    may_go_on = threading.Event()
+
+    def hang(forwards: Forwards, batch: object) -> None:
+        may_go_on.wait(30)
+
+    monkeypatch.setattr(Forwards, "run", hang)
+    settings = tiny_settings(pipeline_folder, image={"stuck_step_seconds": 0.2})
+    server = RunningServer(settings=settings)
+    server.start()
+
+    with (
+        connected(server.ready.result(60)) as connection,
+        pytest.raises(UnavailableError) as caught,
+    ):
+        connection.client.generate_image_once(ImageRequest(prompt="x"))
+    assert caught.value.reason == "ENGINE_STOPPED"
+    assert not may_go_on.is_set()
+    may_go_on.set()
+    with pytest.raises(EngineStoppedError, match="in one step"):
+        server.ended.result(30)
 
 
 def test_a_server_with_a_stuck_engine_can_be_stopped(

@@ -70,6 +70,19 @@ def test_everything_that_can_be_asked_for_is(
         assert image.getexif()
 
 
+def test_a_request_that_fails_leaves_no_preview(
+    run: Run, shared_image_server: Connection, in_folder: Path
+) -> None:
+    """The next run must not be told that a file is in its way."""
+    outcome = run(
+        *("image", "--prompt", "x", "--size", "16x16", "--steps", "900", "--timeout", "1"),
+        *("--preview-every", "1", "--server", shared_image_server.addresses.listen),
+    )
+
+    assert outcome.code == 1
+    assert not list(in_folder.iterdir())
+
+
 def test_people_see_how_far_it_is(
     run: Run, shared_image_server: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,12 +99,14 @@ def test_a_folder_that_is_not_there_is_told_first(tmp_path: Path) -> None:
         files.require_free(ImageOutput())
 
 
-def test_an_image_takes_the_place_of_its_preview(tmp_path: Path) -> None:
+def test_previews_are_there_for_a_while(tmp_path: Path) -> None:
     """Nothing is left behind but what was asked for."""
     files = image_files(tmp_path / "cat.png", [7], may_overwrite=False)
     for _ in range(2):
         assert files.write_preview(PREVIEW).read_bytes() == b"preview"
     paths = files.write_image(image(latents=b"latents"))
+
+    files.remove_previews()
 
     assert [path.read_bytes() for path in paths] == [b"image", b"latents"]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
