@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -51,6 +51,10 @@ class StandIn(nn.Module):
         """Return the module's parameters, to be read."""
         shared: nn.Module = self._shared
         return shared.parameters(recurse)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Leave the module's parameters, which this would walk over, as they are."""
+        return self
 
     def _call(
         self,
