@@ -105,7 +105,8 @@ class AsyncClient:
         self, request: ImageRequest, *, timeout_seconds: float | None = None
     ) -> GeneratedImages:
         """Return the images of one request, once all of them are there."""
-        async with aclosing(self.generate_image(request, timeout_seconds=timeout_seconds)) as events:
+        stream = self.generate_image(request, timeout_seconds=timeout_seconds)
+        async with aclosing(stream) as events:
             return image_replies.generated_images([event async for event in events])
 
     async def load_adapter(
