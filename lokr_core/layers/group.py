@@ -20,6 +20,7 @@ class GroupRows:
     span: slice | None  # set where the rows are consecutive, in order and without padding
     gather: Tensor  # [E * L] row of each place; padding repeats a row
     filled: Tensor | None  # places that are no padding; None where all are
+    runs: tuple[tuple[int, slice], ...]  # every entry's rows again, as consecutive ones
 
     @classmethod
     def of(cls, entries: Sequence[Tensor], device: torch.device) -> "GroupRows":
@@ -31,6 +32,7 @@ class GroupRows:
             entries: Rows of each entry, on the CPU, where they are sorted out.
             device: Where the products run.
         """
+        runs = tuple((entry, run) for entry, rows in enumerate(entries) for run in runs_of(rows))
         length = max(len(rows) for rows in entries)
         first = next(rows[:1] for rows in entries if len(rows))  # pads an entry that has none
         padded = [
@@ -42,11 +44,18 @@ class GroupRows:
         is_filled = (torch.arange(length) < counts[:, None]).flatten()
         if not bool(is_filled.all()):
             filled = is_filled.nonzero().squeeze(1)
-            return cls(span=None, gather=gather.to(device), filled=filled.to(device))
+            return cls(span=None, gather=gather.to(device), filled=filled.to(device), runs=runs)
         start, end = int(gather[0]), int(gather[0]) + len(gather)
         in_order = torch.equal(gather, torch.arange(start, end))
         span = slice(start, end) if in_order else None
-        return cls(span=span, gather=gather.to(device), filled=None)
+        return cls(span=span, gather=gather.to(device), filled=None, runs=runs)
+
+
+def runs_of(rows: Tensor) -> list[slice]:
+    """Return rows [L], on the CPU, as slices of consecutive ones, in order."""
+    breaks = (rows.diff() != 1).nonzero().squeeze(1) + 1
+    pieces = rows.tensor_split(breaks)
+    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces if len(piece)]
 
 
 class Group:
@@ -93,9 +102,9 @@ class Group:
             ),
         )
 
-    def banked(self, path: str) -> ModuleWeights:
+    def banked(self, path: str, entries: slice = slice(None)) -> ModuleWeights:
         """Return the factors of a module, [E, ...], with scale and weight folded in."""
-        return self.layout.modules[path].banked(self._storage)
+        return self.layout.modules[path].banked(self._storage[entries])
 
     def is_off(self, path: str) -> bool:
         """Whether an entry has weight 0 on a module."""
@@ -104,6 +113,11 @@ class Group:
     def weights(self, path: str) -> list[float]:
         """Return each entry's weight on a module."""
         return [module_weight(part, path) for part in self.parts]
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the group's rows of ``rows`` [N, ...] as [E * L, ...], a view where it can be."""
+        span = self.rows.span
+        return rows.index_select(0, self.rows.gather) if span is None else rows[span]
 
     def add_delta(self, delta: BatchedDelta, out: Tensor, x: Tensor) -> None:
         """Add a delta's output to the group's rows of ``out`` [N, ...], and to no other."""
@@ -121,8 +135,10 @@ class Group:
 
     def add_rows(self, out: Tensor, change: Tensor) -> None:
         """Add a change [E * L, ...] to the group's rows of ``out``, and to no other."""
-        filled = self.rows.filled
-        if filled is None:
+        span, filled = self.rows.span, self.rows.filled
+        if span is not None:
+            out[span].add_(change)
+        elif filled is None:
             out.index_add_(0, self.rows.gather, change)
         else:
             out.index_add_(0, self.rows.gather[filled], change[filled])

@@ -15,7 +15,7 @@ from lokr_core.merge import MergedMix
 from lokr_core.mix import AdapterMix, Apply
 from lokr_core.pool import AdapterPool
 
-_KEPT_PLANS = 8
+_KEPT_PLANS = 64  # one forward of a UNet takes one for each number of rows that its modules see
 
 Spans = tuple[RowSpan, ...]
 
@@ -52,18 +52,17 @@ class Plans(threading.local):
 
     def plan(self, spans: Sequence[RowSpan]) -> RowPlan | None:
         """Return the plan for rows that lie as ``spans`` say, or None if all are the base's."""
-        self._forget_dropped()
-        with torch.inference_mode(False):  # banks outlive the forward, and others may need grads
-            return self._planner.plan(spans, self._merged(spans))
+        return self.token_plans(tuple(spans), ()).tokens
 
     def token_plans(self, spans: Spans, head_spans: Spans) -> TokenPlans:
-        """Return the plans of a packed forward, the same again while rows and banks stay."""
+        """Return the plans of a forward, the same again while rows and banks stay."""
         self._forget_dropped()
         key = spans, head_spans
         plans = self._kept.pop(key, None)
         if plans is None or not plans.is_current:
-            with torch.inference_mode(False):  # as above
+            with torch.inference_mode(False):  # banks outlive the forward, and others need grads
                 plans = self._token_plans(spans, head_spans)
+            self._kept = {key: kept for key, kept in self._kept.items() if kept.is_current}
         self._kept[key] = plans
         while len(self._kept) > _KEPT_PLANS:
             del self._kept[next(iter(self._kept))]

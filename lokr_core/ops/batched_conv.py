@@ -44,9 +44,13 @@ class BatchedConvLokr:
         if step.side is Side.LEFT:
             blocks: Tensor = matrix.unflatten(1, (groups, -1))  # [E, G, out, in]
             return blocks[:, None]
-        if step.num_taps is None:
+        if self._is_product(step):
             return matrix[:, None, None, None]  # [E, 1, 1, 1, out, in]
         return matrix.reshape(-1, step.num_inner, *self._geometry.kernel)  # [E * out, in, *k]
+
+    def _is_product(self, step: Step) -> bool:
+        """Whether a step from the right meets each position by itself."""
+        return step.num_taps is None or self._geometry.is_pointwise
 
     def product(self, x: Tensor) -> Tensor:
         """Return the deltas' output [E * L, O, *S'] for activations [E * L, C, *S]."""
@@ -56,7 +60,7 @@ class BatchedConvLokr:
             if step.side is Side.LEFT:
                 product = matrix @ grid.flatten(4)  # [E, L, G, out, J2 * S]
                 grid = product.unflatten(-1, grid.shape[4:])
-            elif step.num_taps is None:
+            elif self._is_product(step):
                 grid = matrix @ grid  # [E, L, G, J1, out, S]
             else:
                 grid, size = self._convolved(grid, matrix, size)

@@ -43,6 +43,12 @@ class ConvGeometry:
             num_taps=prod(self.kernel), num_positions=prod(self.stride), num_groups=self.groups
         )
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output position sees the one input position of its own place."""
+        has_border = any(amount for pair in self.padding for amount in pair)
+        return set(self.kernel) | set(self.stride) == {1} and not has_border
+
     def padded(self, x: Tensor) -> Tensor:
         """Return x [N, C, *S] with its borders."""
         amounts = [amount for pair in reversed(self.padding) for amount in pair]

@@ -185,7 +185,7 @@ def test_few_plans_are_kept() -> None:
     mix = AdapterMix.of({adapter: 1.0})
 
     first = plans.token_plans(tuple(spans_of((mix, 1))), ())
-    for count in range(2, 12):
+    for count in range(2, 80):
         plans.token_plans(tuple(spans_of((mix, count))), ())
 
     assert plans.token_plans(tuple(spans_of((mix, 1))), ()) is not first
