@@ -26,6 +26,7 @@ class CallSignature:
     rows: frozenset[str]  # tensors [N, ...], mappings of such, or None: joined along the first axis
     lists: frozenset[str] = frozenset()  # lists of N items: joined
     expanded: frozenset[str] = frozenset()  # a number, or a tensor [], [1] or [N]: one for each row
+    repeated: frozenset[str] = frozenset()  # tensors [N, ...] that have the same in every row
     # Of the lists, those of tensors [L, ...] which the module pads to a multiple of so many; calls
     # join where what it pads them to is equal.
     padded_lists: Mapping[str, int] = field(default_factory=dict)
@@ -150,6 +151,8 @@ def _describe(
             (part,) = items
         elif argument in signature.expanded:
             part = _describe_expanded(where, value, num_rows)
+        elif argument in signature.repeated:
+            part = _describe_repeated(where, value, num_rows)
         else:
             part = _describe_shared(where, value)
         parts.append((argument, part))
@@ -167,6 +170,16 @@ def _describe_rows(where: str, value: object, num_rows: int) -> object:
     if value.ndim == 0 or value.shape[0] != num_rows:
         raise ModelError(f"{where} is {tuple(value.shape)} in a call of {num_rows} rows")
     return value.dtype, value.device, tuple(value.shape[1:])
+
+
+def _describe_repeated(where: str, value: object, num_rows: int) -> object:
+    """Return what every row of a tensor has."""
+    _describe_rows(where, value, num_rows)
+    assert isinstance(value, Tensor)
+    first = value[:1]
+    if not torch.equal(value, first.expand_as(value)):
+        raise ModelError(f"{where} has other values in some of its {num_rows} rows")
+    return _describe_shared(where, first)
 
 
 def _describe_list(where: str, value: object, multiple: int, num_rows: int) -> frozenset[object]:

@@ -61,8 +61,9 @@ _FLUX = CallSignature(
 _FLUX2 = CallSignature(
     counted_by="hidden_states",
     rows=frozenset({"hidden_states", "timestep", "guidance", "encoder_hidden_states"}),
+    repeated=frozenset({"img_ids", "txt_ids"}),  # of which the transformer reads one row's alone
 )
-# So are img_shapes, of which there is one for each prompt, not for each row.
+# img_shapes are shared too, of which there is one for each prompt, not for each row.
 _QWEN = CallSignature(
     counted_by="hidden_states",
     rows=frozenset(

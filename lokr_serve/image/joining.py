@@ -63,7 +63,7 @@ def _split_tensor(name: str, output: Tensor, num_rows: Sequence[int]) -> list[ob
 
 def _join_argument(name: str, calls: Sequence[Call], signature: CallSignature) -> object:
     values = [call.arguments[name] for call in calls]
-    if name in signature.rows:
+    if name in signature.rows | signature.repeated:
         return _join_rows(values)
     if name in signature.lists:
         return [item for value in values if isinstance(value, list) for item in value]

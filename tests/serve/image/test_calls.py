@@ -20,6 +20,7 @@ SIGNATURE = CallSignature(
     rows=frozenset({"x", "text", "added"}),
     lists=frozenset({"captions", "shapes"}),
     expanded=frozenset({"t"}),
+    repeated=frozenset({"places"}),
     padded_lists={"captions": 4},
 )
 LISTED = CallSignature(counted_by="captions", rows=frozenset(), lists=frozenset({"captions"}))
@@ -121,6 +122,7 @@ def test_a_call_without_a_signature_runs_alone_with_its_arguments_as_they_are() 
         ({"x": ROWS, "t": torch.zeros(3)}, "t is neither one number nor one for each"),
         ({"x": ROWS, "t": "now"}, "t is neither one number nor one for each"),
         ({"x": ROWS, "attention_kwargs": {"scale": 0.5}}, "called with attention_kwargs"),
+        ({"x": ROWS, "places": torch.eye(2)}, "places has other values in some of its 2 rows"),
         ({"x": ROWS, "hook": object()}, "hook is a object"),
         ({"t": 1}, "missing a required argument: 'x'"),
     ],
@@ -158,6 +160,22 @@ def test_joined_arguments_have_the_rows_of_each_call_in_order() -> None:
     assert joined["added"] == {"a": pytest.approx(torch.cat([ROWS, ONE_ROW]))}
     assert joined["shapes"] == [1, 1, 1]
     assert joined["ids"] is ids
+
+
+def test_repeated_rows_join_calls_of_any_number_of_rows() -> None:
+    """Places are one row's, said once for each: a request for two images joins one for one."""
+    places = torch.arange(3)
+    one = call(ONE_ROW, places=places.expand(1, 3))
+    two = call(ROWS, places=places.expand(2, 3))
+    other = call(ROWS, places=(places + 1).expand(2, 3))
+
+    joined = join([one, two])
+
+    assert one.joining is not None
+    assert two.joining is not None
+    assert other.joining is not None
+    assert one.joining.key == two.joining.key != other.joining.key
+    torch.testing.assert_close(joined["places"], places.expand(3, 3))
 
 
 def test_lists_count_rows_where_a_module_takes_lists() -> None:
