@@ -20,6 +20,7 @@ from lokr_serve.config import ModelSettings
 from lokr_serve.errors import ModelError
 from lokr_serve.image.families import Family, pipeline_class
 from lokr_serve.image.index import Component, read_index
+from lokr_serve.image.schedulers import require_scheduler
 from lokr_serve.image.tokenizers import serial_tokenizer
 from lokr_serve.image.weights import find_variant, stored_dtype
 from lokr_serve.pretrained import (
@@ -83,7 +84,7 @@ def load_pipeline(settings: ModelSettings) -> LoadedPipeline:
             components[name] = serial_tokenizer(part)  # requests share it between their threads
     with reading(settings.path, ModelError):
         pipeline = build_pipeline(index.family.text_to_image, components, index.options)
-    pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))
+    require_scheduler(pipeline.components["scheduler"], index.family.name)
     pipeline.register_to_config(_name_or_path=str(settings.path.resolve()))
     return LoadedPipeline(family=index.family, pipeline=pipeline)
 

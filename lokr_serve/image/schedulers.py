@@ -12,14 +12,14 @@ import diffusers
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from lokr_serve.errors import InvalidRequestError
+from lokr_serve.errors import InvalidRequestError, ModelError
 
 FIELD = "params.scheduler"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedulers:
-    """The classes that a family's pipelines run with, beside the model's own."""
+    """The classes that a family's pipelines run with."""
 
     text_to_image: frozenset[str]
     image_to_image: frozenset[str]
@@ -65,6 +65,29 @@ SCHEDULERS = {  # by family
 }
 
 
+def require_scheduler(own: SchedulerMixin, family: str) -> None:
+    """Check a model's own scheduler.
+
+    Args:
+        own: The model's.
+        family: Name of the family of its pipeline.
+
+    Raises:
+        ModelError: Its images would depend on the other requests, or it was never run.
+    """
+    name, usable = type(own).__name__, SCHEDULERS[family].text_to_image
+    if name not in usable:
+        raise ModelError(
+            f"model.path: its scheduler is a {name}, which is not served for {family}; "
+            f"make it one of {', '.join(sorted(usable))}"
+        )
+    if scheduler_config(own).get("stochastic_sampling"):
+        raise ModelError(
+            "model.path: its scheduler has stochastic_sampling, which draws from random numbers "
+            "that requests share; switch it off"
+        )
+
+
 def choose_scheduler(name: str, own: SchedulerMixin, family: str, *, has_init_image: bool) -> str:
     """Return the class that a request gets: the one it names, or the model's own.
 
@@ -77,17 +100,17 @@ def choose_scheduler(name: str, own: SchedulerMixin, family: str, *, has_init_im
     Raises:
         InvalidRequestError: The family's pipeline does not run with it.
     """
-    own_name = type(own).__name__
+    chosen = name or type(own).__name__
     known = SCHEDULERS[family]
-    usable = (known.image_to_image if has_init_image else known.text_to_image) | {own_name}
-    if name and name not in usable:
+    usable = known.image_to_image if has_init_image else known.text_to_image
+    if chosen not in usable:
         start = "from an image" if has_init_image else "from text"
         raise InvalidRequestError(
             FIELD,
-            f"{name!r} is not one that this model starts {start} with; "
+            f"{chosen!r} is not one that this model starts {start} with; "
             f"use one of {', '.join(sorted(usable))}",
         )
-    return name or own_name
+    return chosen
 
 
 def make_scheduler(own: SchedulerMixin, name: str) -> SchedulerMixin:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
     IPNDMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
@@ -16,12 +17,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
 
-from lokr_serve.errors import InvalidRequestError
+from lokr_serve.errors import InvalidRequestError, ModelError
 from lokr_serve.image.families import FAMILIES, pipeline_class
 from lokr_serve.image.schedulers import (
     SCHEDULERS,
     choose_scheduler,
     make_scheduler,
+    require_scheduler,
     scheduler_config,
 )
 from tests.tiny.pipelines import make_pipeline
@@ -136,13 +138,20 @@ def test_the_models_own_scheduler_is_the_one_unasked() -> None:
     assert scheduler_config(fresh) == scheduler_config(own)
 
 
-def test_the_models_own_scheduler_may_be_named_though_it_is_not_offered() -> None:
-    """It was trained with it, whatever it is."""
-    own = IPNDMScheduler()
-
-    name = choose_scheduler("IPNDMScheduler", own, "stable-diffusion", has_init_image=False)
-
-    assert name == "IPNDMScheduler"
+@pytest.mark.parametrize(
+    ("own", "family", "problem"),
+    [
+        (IPNDMScheduler(), "stable-diffusion", "IPNDMScheduler, which is not served"),
+        (FlowMatchLCMScheduler(), "flux", "FlowMatchLCMScheduler, which is not served"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "flux", "stochastic_sampling"),
+    ],
+)
+def test_a_model_whose_scheduler_draws_from_shared_numbers_is_refused(
+    own: SchedulerMixin, family: str, problem: str
+) -> None:
+    """The server says so at start, rather than serving images that nobody can repeat."""
+    with pytest.raises(ModelError, match=problem):
+        require_scheduler(own, family)
 
 
 @pytest.mark.parametrize(
