@@ -1,6 +1,5 @@
 """Where the demo keeps its model and adapters, made once and used again."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from examples.demo.recipe import Marker
 from examples.demo.text import read_corpus
 from examples.demo.train_adapters import CAPITALS, CODE, MARGIN, train_adapters
 from examples.demo.train_model import train_model
@@ -43,17 +43,17 @@ class DemoData:
 
     def prepare(self, console: Console) -> None:
         """Train what is not there yet, and lay out the adapters that the server starts with."""
-        marker = self.root / "recipe.sha256"
-        recipe = _recipe_digest()
-        if not (marker.exists() and marker.read_text() == recipe):
-            shutil.rmtree(self.root, ignore_errors=True)
+        marker = Marker.of(self.root, (Path(__file__).parent / name for name in RECIPE_FILES))
+        if not marker.is_set:
+            for folder in (self.model, self.trained):
+                shutil.rmtree(folder, ignore_errors=True)
             # Such small products gain little from a second thread, and lose much where it has to
             # share its core.
             torch.set_num_threads(1)
             corpus = read_corpus()
             train_model(corpus, self.model, console)
             train_adapters(corpus, self.model, self.trained, console)
-            marker.write_text(recipe)
+            marker.set()
         shutil.rmtree(self.adapters, ignore_errors=True)
         for file in (CODE, CAPITALS, MARGIN):
             self.publish(file, file)
@@ -68,8 +68,3 @@ class DemoData:
             partial = target.with_suffix(".partial")
             shutil.copyfile(source, partial)
             partial.replace(target)
-
-
-def _recipe_digest() -> str:
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in RECIPE_FILES)).hexdigest()

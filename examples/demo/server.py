@@ -3,12 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from examples.demo.data import DemoData
 
 START_SECONDS = 120
 STOP_SECONDS = 60
@@ -34,23 +32,22 @@ class Server:
 
 
 @asynccontextmanager
-async def running_server(data: DemoData) -> AsyncIterator[Server]:
+async def running_server(command: Sequence[str], log_file: Path) -> AsyncIterator[Server]:
     """Start the server, give its addresses once it is ready, and stop it at the end.
 
     Raises:
         DemoError: The server did not start, or did not stop as it should.
     """
-    with data.log.open("wb") as log:
-        program, *arguments = serve_command(data)
+    with log_file.open("wb") as log:
+        program, *arguments = command
         process = await asyncio.create_subprocess_exec(
             PROGRAMS / program,
             *arguments,
-            *free_ports(),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
         try:
-            yield await _ready(process, data)
+            yield await _ready(process, log_file)
             process.terminate()
             status = await asyncio.wait_for(process.wait(), STOP_SECONDS)
         finally:
@@ -58,15 +55,14 @@ async def running_server(data: DemoData) -> AsyncIterator[Server]:
                 process.kill()
                 await process.wait()
         if status != 0:
-            raise DemoError(f"the server ended with status {status}; see {data.log}")
+            raise DemoError(f"the server ended with status {status}; see {log_file}")
 
 
-async def _ready(process: asyncio.subprocess.Process, data: DemoData) -> Server:
+async def _ready(process: asyncio.subprocess.Process, log_file: Path) -> Server:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
     if not line:
-        last = data.log.read_text().strip().splitlines()[-1:]
-        raise DemoError("\n".join([f"the server did not start; see {data.log}", *last]))
+        raise DemoError(_failed_start(log_file))
     ready = json.loads(line)
     return Server(
         listen=ready["listen"],
@@ -75,9 +71,14 @@ async def _ready(process: asyncio.subprocess.Process, data: DemoData) -> Server:
     )
 
 
-def serve_command(data: DemoData) -> list[str]:
-    """Return the command line that serves the demo's model, on the usual ports."""
-    folders = ["--model", str(data.model), "--adapter-dir", str(data.adapters)]
+def _failed_start(log_file: Path) -> str:
+    last = log_file.read_text().strip().splitlines()[-1:]
+    return "\n".join([f"the server did not start; see {log_file}", *last])
+
+
+def serve_command(model: Path, adapters: Path) -> list[str]:
+    """Return the command line that serves a model of the demo, on the usual ports."""
+    folders = ["--model", str(model), "--adapter-dir", str(adapters)]
     # One thread: a step of so small a model is over before a second one has woken.
     return ["lokr-serve", "serve", *folders, "--threads", "1"]
 
