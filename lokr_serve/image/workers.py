@@ -97,6 +97,7 @@ class Workers:
             with self._changed:
                 self._num_running -= 1
                 self._show_load()
+                self._changed.notify_all()
         return True
 
     def _next(self) -> Job | None:

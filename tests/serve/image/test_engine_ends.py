@@ -1,6 +1,7 @@
 """How requests end: refused, cancelled, failed or stopped, and what becomes of the others."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,10 +15,15 @@ from lokr_serve.errors import (
     GenerationFailedError,
     QueueFullError,
 )
+from lokr_serve.image.engine import ImageEngine
 from lokr_serve.image.generation import ImageGeneration
+from lokr_serve.image.pipelines import PipelineRun
+from lokr_serve.image.plan import ImagePlan
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import ImageProgress
 from tests.serve.image.engines import (
+    LONG,
+    Answer,
     Gate,
     World,
     ask,
@@ -99,7 +105,7 @@ async def test_a_request_that_dies_between_its_calls_holds_up_nobody(world: Worl
     async with running(world) as engine:
         build_run = engine._factory.build
 
-        def build_broken(plan: Any, components: Any) -> Any:
+        def build_broken(plan: ImagePlan, components: Mapping[str, object]) -> PipelineRun:
             run = build_run(plan, components)
             if plan.seeds == (1,):
                 run.pipeline.scheduler.step = None
@@ -261,3 +267,59 @@ async def test_an_engine_whose_device_fails_ends_every_request(
 
     assert {type(error) for answer in answers for error in answer.errors} == {EngineStoppedError}
     assert (health.is_alive, health.error) == (False, "AcceleratorError")
+
+
+def wait_idle(engine: ImageEngine) -> None:
+    """Wait until no request runs."""
+    workers = engine._workers
+    with workers._changed:
+        assert workers._changed.wait_for(lambda: not workers._num_running, LONG)
+
+
+async def test_a_slow_request_holds_up_the_others_for_no_longer_than_the_window(
+    world: World,
+) -> None:
+    """Here its scheduler hangs until the other has finished, which is only after windows."""
+    slow, other = generation(world, 1, scheduler=EULER), generation(world, 2)
+    is_done = threading.Event()
+    async with running(world, gather_seconds=0.001) as engine:
+        build_run = engine._factory.build
+
+        def build_slow(plan: ImagePlan, components: Mapping[str, object]) -> PipelineRun:
+            run = build_run(plan, components)
+            if plan.seeds == (1,):
+                step = run.pipeline.scheduler.step
+
+                def hanging(*args: Any, **kwargs: Any) -> Any:
+                    assert is_done.wait(LONG)
+                    return step(*args, **kwargs)
+
+                run.pipeline.scheduler.step = hanging
+            return run
+
+        engine._factory.build = build_slow  # type: ignore[method-assign]
+        waiting = asyncio.create_task(ask(engine, slow))
+        answer = await ask(engine, other)
+        is_done.set()
+        slow_answer = await waiting
+
+    assert_equal(answer.latents, stock(world, other).latents)
+    assert_equal(slow_answer.latents, stock(world, slow).latents)
+
+
+async def test_a_reader_that_stops_reading_holds_up_nobody_and_loses_no_image(
+    world: World,
+) -> None:
+    """It gets the last progress that it has not seen, and all of its images."""
+    request = generation(world, 1, num_images=2, num_steps=6, output={"preview_interval": 1})
+    async with running(world) as engine:
+        stream = engine.generate(request)
+        first = await anext(stream)
+        other = await ask(engine, generation(world, 2, num_steps=12))
+        await asyncio.to_thread(wait_idle, engine)
+        rest = Answer(events=[event async for event in stream])
+
+    assert isinstance(first, ImageProgress)
+    assert not other.errors
+    assert [event.step for event in rest.of(ImageProgress)] == [6]
+    assert_equal(rest.latents, stock(world, request).latents)

@@ -61,7 +61,7 @@ def test_what_is_done_to_a_stand_in_ends_with_it(parts: dict[str, nn.Module]) ->
     assert "scale" not in unet.__dict__
 
 
-@pytest.mark.parametrize("method", ["enable_freeu", "set_attn_processor", "enable_cache"])
+@pytest.mark.parametrize("method", ["enable_freeu", "set_attn_processor", "disable_freeu"])
 def test_methods_that_change_a_module_cannot_be_called(
     method: str, parts: dict[str, nn.Module]
 ) -> None:
