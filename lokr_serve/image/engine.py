@@ -189,9 +189,10 @@ class ImageEngine:
             error = job.want_of_memory()
         except Exception as fault:
             logger.exception("request %s failed", job.request_id)
+            error = job.fault()
             if isinstance(fault, torch.AcceleratorError):
                 self._give_up(fault)
-            error = job.fault()
+                error = stopped()
         if error is not None:
             job.mailbox.fail(error)
         self._close(job)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lokr_core import AdapterMix, Apply
+from lokr_serve.errors import InvalidRequestError
 from lokr_serve.image.calls import Call
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.pipelines import PipelineFactory
@@ -33,6 +34,7 @@ from tests.serve.image.engines import (
     ask_together,
     assert_equal,
     before_forward,
+    build,
     build_world,
     generation,
     image_settings,
@@ -102,7 +104,10 @@ async def test_a_request_that_joins_on_the_way_gets_what_it_gets_alone(world: Wo
     assert value(metrics, "step_rows_count") < 10
 
 
-@pytest.mark.parametrize("name", ["stable-diffusion-xl", "stable-diffusion-3", "flux", "flux2"])
+@pytest.mark.parametrize(
+    "name",
+    ["stable-diffusion-xl", "stable-diffusion-3", "flux", "flux2", "qwen-image"],
+)
 async def test_every_family_shares_its_steps(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -231,3 +236,31 @@ async def test_a_step_has_no_more_rows_than_it_may(world: World) -> None:
     assert not any(answer.errors for answer in answers)
     assert max(rows) == 4
     assert sum(rows) == 3 * 8
+
+
+async def test_a_safety_checker_sees_each_request_by_itself(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It looks at images, whose rows are not the engine's; what it flags is black."""
+    world = build_world(tmp_path_factory.mktemp("checked"), "stable-diffusion-checked")
+    async with running(world) as engine:
+        answers = await ask_together(engine, [generation(world, seed) for seed in (1, 2)])
+
+    flags = [[image.is_flagged for image in answer.images] for answer in answers]
+    assert flags == [[True], [True]]
+
+
+def test_what_can_never_run_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter whose head has another size, or metadata that its file has no room for."""
+    engine = build(world)
+    long = generation(
+        world,
+        prompt="cat" + " " * 65_500,
+        output={"format": ImageFormat.JPEG, "metadata": True},
+    )
+    with pytest.raises(InvalidRequestError, match=r"^output\.metadata: "):
+        engine.check(long)
+
+    monkeypatch.setattr(world.adapted, "resized_module", lambda _: "unet.conv_out")
+    with pytest.raises(InvalidRequestError, match=r"^adapters: .*replaces 'unet\.conv_out'"):
+        engine.check(generation(world))
