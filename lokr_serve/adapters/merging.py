@@ -25,6 +25,7 @@ from lokr_serve.adapters.policy import (
     CUDA_MACS_PER_BYTE,
     Traffic,
     TrafficCounter,
+    Work,
     is_worth_merging,
     row_gain,
 )
@@ -69,8 +70,10 @@ class MixMerger:
         on_cpu = next(iter(adapted.spec.modules.values())).weight.device.type == "cpu"
         self._macs_per_byte = CPU_MACS_PER_BYTE if on_cpu else CUDA_MACS_PER_BYTE
 
-    async def acquire(self, mix: AdapterMix, mode: ApplyMode, *, num_running: int) -> Apply:
-        """Return how to apply a mix, whose adapters the caller holds.
+    async def acquire(
+        self, mix: AdapterMix, mode: ApplyMode, *, num_running: int, work: Work | None = None
+    ) -> Apply:
+        """Return how to apply a mix, whose adapters the caller holds, to a request's work.
 
         If it is MERGED, the merged weights are leased until :meth:`release`. The base model has
         nothing to merge and is always UNMERGED.
@@ -80,7 +83,8 @@ class MixMerger:
             AdapterBudgetError: Merged is asked for, and the merge cache has no room.
             DeviceMemoryError: Merged is asked for, and the device has no memory left.
         """
-        traffic = self._traffic.count(mix, now=time.monotonic(), num_running=num_running)
+        now = time.monotonic()
+        traffic = self._traffic.count(mix, now=now, num_running=num_running, work=work)
         if mix.is_base or mode is ApplyMode.UNMERGED:
             return Apply.UNMERGED
         if mode is ApplyMode.AUTO:

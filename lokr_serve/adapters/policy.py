@@ -20,17 +20,25 @@ CUDA_MACS_PER_BYTE = 100.0
 # float32, write the sum, and measure its rounding.
 MERGE_PASSES = 5
 
-ROWS_PER_REQUEST = 256  # tokens; the default of max_tokens
 HALF_LIFE_SECONDS = 60.0  # of the memory for traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How much one request computes; what is not told is the decoding of a text."""
+
+    rows_per_step: float = 1.0  # as MixCost counts them: tokens, or positions of an image
+    num_steps: int = 256  # the default of max_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Requests of the recent past, and now."""
+    """Requests of the recent past, and now; those of the past are taken to be like the new one."""
 
     num_recent: float  # requests for this mix, decayed, with the one to decide on
     num_recent_total: float  # requests for any mix or the base
     num_running: int  # requests in flight, with the one to decide on
+    work: Work = Work()
 
 
 def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
@@ -41,7 +49,7 @@ def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
     """
     share = traffic.num_recent / traffic.num_recent_total
     chance_of_others = 1.0 - math.pow(share, traffic.num_running - 1)
-    rows_of_mix = max(1.0, share * traffic.num_running)
+    rows_of_mix = max(1.0, share * traffic.num_running) * traffic.work.rows_per_step
     read_macs = cost.merged_bytes * macs_per_byte
     return cost.unmerged_macs - chance_of_others * read_macs / rows_of_mix
 
@@ -49,7 +57,7 @@ def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
 def is_worth_merging(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> bool:
     """Whether as many requests as came of late would win back what merging costs."""
     merge_macs = cost.merge_macs + MERGE_PASSES * cost.merged_bytes * macs_per_byte
-    rows = traffic.num_recent * ROWS_PER_REQUEST
+    rows = traffic.num_recent * traffic.work.rows_per_step * traffic.work.num_steps
     return rows * row_gain(cost, traffic, macs_per_byte) > merge_macs
 
 
@@ -74,13 +82,16 @@ class TrafficCounter:
         self._mixes: OrderedDict[AdapterMix, _Decaying] = OrderedDict()
         self._total = _Decaying()
 
-    def count(self, mix: AdapterMix, *, now: float, num_running: int) -> Traffic:
+    def count(
+        self, mix: AdapterMix, *, now: float, num_running: int, work: Work | None = None
+    ) -> Traffic:
         """Count one request and return the traffic with it.
 
         Args:
             mix: What the request asks for.
             now: A monotonic time in seconds.
             num_running: Requests in flight, with this one.
+            work: Of the request; the decoding of a text, if it is None.
         """
         recent = self._mixes.setdefault(mix, _Decaying())
         self._mixes.move_to_end(mix)
@@ -90,4 +101,5 @@ class TrafficCounter:
             num_recent=recent.add(now),
             num_recent_total=self._total.add(now),
             num_running=num_running,
+            work=work or Work(),
         )

@@ -19,6 +19,7 @@ from lokr_serve.adapters.leasing import (
 )
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.merging import MixMerger
+from lokr_serve.adapters.policy import Work
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
 from lokr_serve.adapters.store import AdapterStore
@@ -199,12 +200,18 @@ class AdapterRegistry:
 
     @asynccontextmanager
     async def lease(
-        self, adapters: Sequence[AdapterWeight], mode: ApplyMode
+        self, adapters: Sequence[AdapterWeight], mode: ApplyMode, work: Work | None = None
     ) -> AsyncIterator[Lease]:
         """Hold the mix of a request ready to use: all of it, or nothing.
 
         What is not in memory is loaded; nothing waits for room, so leases cannot wait for each
         other. A lease must be given back only when the engine has dropped its rows.
+
+        Args:
+            adapters: The parts of the mix.
+            mode: How they are to be applied.
+            work: What the request computes, by which auto chooses; the decoding of a text, if it
+                is None.
 
         Raises:
             InvalidRequestError: The mix is malformed, or does not fit its adapters.
@@ -226,7 +233,8 @@ class AdapterRegistry:
             used = [part.adapter_id for part in adapters if is_used(part)]
             refs = await self._hold(used, ended, held)
             mix = build_mix(adapters, refs, self._adapted)
-            apply = await self._merger.acquire(mix, mode, num_running=self._num_running)
+            running = self._num_running
+            apply = await self._merger.acquire(mix, mode, num_running=running, work=work)
             if apply is Apply.MERGED:
                 held.callback(self._merger.release, mix)
             if ended.done():

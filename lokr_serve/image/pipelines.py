@@ -16,6 +16,7 @@ from lokr_serve.image.families import Family, Guidance
 from lokr_serve.image.load import LoadedPipeline, build_pipeline
 from lokr_serve.image.plan import ImagePlan, PipelineResult
 from lokr_serve.image.planner import Planner
+from lokr_serve.image.rows import mean_rows
 from lokr_serve.image.schedulers import make_scheduler
 from lokr_serve.types import ImageRequest
 
@@ -55,6 +56,13 @@ class PipelineFactory:
             InvalidRequestError: The model cannot do what is asked for.
         """
         return self._planner.plan(request, seed)
+
+    def rows_per_step(self, plan: ImagePlan) -> float:
+        """Return how many rows the denoiser computes in a step of a plan, as costs are counted."""
+        family, pipeline = self._loaded.family, self._loaded.pipeline
+        side: int = pipeline.vae_scale_factor * family.patch  # pixels of a patch
+        num_patches = plan.width * plan.height // side**2
+        return plan.max_rows * mean_rows(pipeline.components[family.denoiser], num_patches)
 
     def build(self, plan: ImagePlan, components: Mapping[str, object]) -> "PipelineRun":
         """Return a plan's pipeline, ready to run once.
