@@ -21,6 +21,7 @@ class Benchmark(Enum):
     """What can be measured, each in a module of its name."""
 
     COST = "cost"
+    IMAGES = "images"
     LAYERS = "layers"
     THROUGHPUT = "throughput"
     SCALE = "scale"

@@ -2,11 +2,14 @@
 
 import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,11 @@ def build_model(size: ModelSize) -> LlamaForCausalLM:
 
 
 def twin_of(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return another Llama over the same parameters."""
+    return twin_over(model)
+
+
+def twin_over(model: Model) -> Model:
     """Return another model over the same parameters, so that both read the same memory."""
     shared = {id(parameter): parameter for parameter in model.parameters()}
     return copy.deepcopy(model, shared)

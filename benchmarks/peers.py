@@ -22,7 +22,7 @@ class PeftPeer:
     def __init__(self, model: LlamaForCausalLM, ranks: Sequence[int]) -> None:
         """Put one adapter of each rank on a twin of the model, all factors random."""
         self.names = [f"adapter-{index:03}" for index in range(len(ranks))]
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             self._model = peft.PeftModel(twin_of(model), _config(ranks[0]), self.names[0])
             for name, rank in zip(self.names[1:], ranks[1:], strict=True):
@@ -30,7 +30,7 @@ class PeftPeer:
 
     def save(self, folder: Path) -> list[Path]:
         """Write every adapter and return their folders."""
-        with _quiet():
+        with quiet():
             self._model.save_pretrained(str(folder))
         return [folder / name for name in self.names]
 
@@ -60,7 +60,7 @@ def _config(rank: int) -> peft.LoKrConfig:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep PEFT's warnings about models without a folder out of the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

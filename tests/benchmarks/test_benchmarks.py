@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost, layers, load, scale, steps, throughput
+from benchmarks import cost, images, layers, load, scale, steps, throughput
 from benchmarks.scope import Scope
 
 NUM_PAIRS = 2
@@ -23,6 +23,18 @@ def test_cost_covers_every_way_of_applying_adapters(scope: Scope) -> None:
     assert names[:3] == ["attached, no adapter", "16 adapters", "one shared adapter, merged"]
     assert "4 mixes of 2 adapters" in names
     assert names[-1].startswith("PEFT")
+
+
+def test_images_covers_both_kinds_of_denoiser(scope: Scope) -> None:
+    """It compares our predictions with PEFT's on the way, convolutions included."""
+    figures = images.run(scope)
+
+    names = [figure.name for figure in figures]
+    assert [name.split(": ")[1] for name in names if name.startswith("UNet")] == [
+        name.split(": ")[1] for name in names if name.startswith("transformer")
+    ]
+    assert sum("PEFT" in name for name in names) == 4
+    assert all(figure.num_pairs == NUM_PAIRS for figure in figures)
 
 
 def test_layers_covers_every_kind_and_form(scope: Scope) -> None:
