@@ -17,18 +17,6 @@ NIGHT_SKY, WINTER_SKY = (40, 50, 115), (190, 203, 222)
 SNOW, SNOW_IN_FRONT = (246, 250, 255), (218, 228, 242)
 MOONLIGHT = (0.5, 0.52, 0.72)  # of red, green and blue, what is left at night
 SHADOW = 0.7
-DOT = 0.05  # of a star or a snowflake, as a share of the side
-STARS = (
-    (0.36, 0.08),
-    (0.5, 0.2),
-    (0.62, 0.06),
-    (0.75, 0.22),
-    (0.88, 0.1),
-    (0.08, 0.44),
-    (0.2, 0.34),
-    (0.84, 0.42),
-)
-FLAKES = (*STARS, (0.06, 0.14), (0.2, 0.2), (0.1, 0.6), (0.9, 0.58), (0.04, 0.3), (0.7, 0.36))
 MIDDLE, FOOT = 0.5, 0.84  # where things stand, as shares from the left and from the top
 
 
@@ -82,13 +70,9 @@ class Brush:
 def draw_picture(scene: Scene, style: Style) -> Image.Image:
     """Return a picture of the scene; the same one each time, so that little has to be learnt."""
     canvas = Canvas(SIZE, _sky(scene, style))
-    if style is Style.NIGHT:
-        _scatter(canvas, STARS)
     _draw_sun_or_moon(canvas, style)
     _draw_ground(canvas, scene, style)
     DRAWINGS[scene.thing](Brush(canvas, scene, style))
-    if style is Style.WINTER:
-        _scatter(canvas, FLAKES)
     return canvas.finished()
 
 
@@ -120,11 +104,6 @@ def _draw_ground(canvas: Canvas, scene: Scene, style: Style) -> None:
         ground, foreground = SNOW, SNOW_IN_FRONT
     canvas.ellipse(Box(left=-0.5, top=0.62, right=1.5, bottom=1.8), ground)
     canvas.ellipse(Box(left=-0.7, top=0.82, right=1.4, bottom=1.9), foreground)
-
-
-def _scatter(canvas: Canvas, places: tuple[tuple[float, float], ...]) -> None:
-    for x, y in places:
-        canvas.ellipse(Box(left=x, top=y, right=x + DOT, bottom=y + DOT), WHITE)
 
 
 def _draw_house(brush: Brush) -> None:

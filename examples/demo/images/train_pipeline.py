@@ -10,7 +10,7 @@ from examples.demo.images.components import untrained_pipeline
 from examples.demo.images.denoising import Rate, fit
 from examples.demo.images.scenes import Style
 
-BUDGET = Budget(max_steps=700, max_seconds=110)
+BUDGET = Budget(max_steps=700, max_seconds=180)
 UNET_RATE, TEXT_RATE = 0.005, 0.003
 
 

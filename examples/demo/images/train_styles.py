@@ -18,7 +18,7 @@ from examples.demo.images.scenes import Style
 RANK = 64  # large enough that both factors are stored whole
 FACTOR = 2
 LEARNING_RATE = 0.004
-BUDGET = Budget(max_steps=150, max_seconds=25)
+BUDGET = Budget(max_steps=200, max_seconds=30)
 PEFT_MODULES = (
     r"(.*\.)?(conv|conv1|conv2|conv_in|conv_out|conv_shortcut|time_emb_proj"
     r"|linear_[12]|proj_in|proj_out|to_[qkv]|to_out\.0|ff\..*proj|ff\.net\.2)"
