@@ -27,6 +27,9 @@ class CallSignature:
     lists: frozenset[str] = frozenset()  # lists of N items: joined
     expanded: frozenset[str] = frozenset()  # a number, or a tensor [], [1] or [N]: one for each row
     repeated: frozenset[str] = frozenset()  # tensors [N, ...] that have the same in every row
+    # Of the rows, tensors [N, L, ...] by the argument that is their mask, [N, L] or None for all:
+    # where others have more, they are padded with zeros that the mask hides.
+    masked: Mapping[str, str] = field(default_factory=dict)
     # Of the lists, those of tensors [L, ...] which the module pads to a multiple of so many; calls
     # join where what it pads them to is equal.
     padded_lists: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Call:
     function: Function
     arguments: Mapping[str, object]
     num_rows: int
-    joining: Joining | None  # None: it runs alone
+    joining: Joining | None  # None: it runs alone, or in parts
 
 
 def bind_call(
@@ -142,7 +145,11 @@ def _describe(
     parts: list[object] = []
     for argument, value in sorted(arguments.items()):
         where = f"{name}: argument {argument}"
-        if argument in signature.rows:
+        if argument in signature.masked.values():
+            continue  # a mask can be made for whoever has none
+        if argument in signature.masked:
+            part = _describe_masked(where, value, arguments.get(signature.masked[argument]))
+        elif argument in signature.rows:
             part = _describe_rows(where, value, num_rows)
         elif argument in signature.lists:
             items = _describe_list(where, value, signature.padded_lists.get(argument, 1), num_rows)
@@ -182,14 +189,23 @@ def _describe_repeated(where: str, value: object, num_rows: int) -> object:
     return _describe_shared(where, first)
 
 
+def _describe_masked(where: str, value: object, mask: object) -> object:
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        raise ModelError(f"{where} is no tensor of rows that have lengths")
+    if isinstance(mask, Tensor) and mask.shape != value.shape[:2]:
+        raise ModelError(f"{where} is {tuple(value.shape)}, but its mask {tuple(mask.shape)}")
+    return value.dtype, value.device, tuple(value.shape[2:])
+
+
 def _describe_list(where: str, value: object, multiple: int, num_rows: int) -> frozenset[object]:
     """Return what the items of a list are, each kind once."""
     if not isinstance(value, list) or len(value) != num_rows:
         raise ModelError(f"{where} is not a list of {num_rows} items, one for each row")
-    return frozenset(_describe_item(where, item, multiple) for item in value)
+    return frozenset(describe_item(where, item, multiple) for item in value)
 
 
-def _describe_item(where: str, item: object, multiple: int) -> object:
+def describe_item(where: str, item: object, multiple: int) -> object:
+    """Return what is equal in items of a list that may be in one call."""
     if not isinstance(item, Tensor):
         return _describe_shared(where, item)
     length = -(-item.shape[0] // multiple) * multiple

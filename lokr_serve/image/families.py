@@ -75,6 +75,7 @@ _QWEN = CallSignature(
             "encoder_hidden_states_mask",
         }
     ),
+    masked={"encoder_hidden_states": "encoder_hidden_states_mask"},
 )
 _Z_IMAGE_CAPTION_MULTIPLE = 32  # tokens, that captions are padded to
 _Z_IMAGE = CallSignature(

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ class Member:
     def __init__(self, owner: Hashable) -> None:
         self.owner = owner  # whose share of the rows its calls count against
         self.is_aside = False  # busy with what makes no call soon, such as encoding
+        self.num_calls = 0  # that wait or run
         self.ending: Exception | None = None  # what its next call is to raise
 
 
@@ -106,24 +107,31 @@ class Gathering:
             member.is_aside = True
             self._leave(member)
 
-    def run(self, member: Member, call: Call, mix: AdapterMix, apply: Apply) -> object:
-        """Return a call's output; called on the member's thread, which waits.
+    def run(
+        self, member: Member, calls: Sequence[Call], mix: AdapterMix, apply: Apply
+    ) -> list[object]:
+        """Return the outputs of calls that do not depend on each other.
+
+        Called on the member's thread, which waits until all of them have ended.
 
         Raises:
-            Exception: What the call raised, even alone, or what ends the member.
+            Exception: What one of the calls raised, even alone, or what ends the member.
         """
-        pending = PendingCall(
-            member=member, call=call, mix=mix, apply=apply, arrived_at=self._clock()
-        )
+        arrived_at = self._clock()
+        pending = [
+            PendingCall(member=member, call=call, mix=mix, apply=apply, arrived_at=arrived_at)
+            for call in calls
+        ]
         with self._changed:
             self.check(member)
             if self._is_closed:
                 raise stopped()
-            self._waiting.append(pending)
+            member.num_calls = len(pending)
+            self._waiting += pending
             self._leave(member)
-        output = pending.output.result()
+        wait([call.output for call in pending])
         self.check(member)
-        return output
+        return [call.output.result() for call in pending]
 
     def check(self, member: Member) -> None:
         """Raise what is to end a request, if anything is."""
@@ -191,7 +199,8 @@ class Gathering:
         """Count a member that gets its output, before its thread can know of it."""
         with self._changed:
             self._running.remove(pending)
-            if not pending.member.is_aside:
+            pending.member.num_calls -= 1
+            if not pending.member.num_calls and not pending.member.is_aside:
                 self._busy.add(pending.member)
 
     def _seconds_left(self, now: float) -> float | None:

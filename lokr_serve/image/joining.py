@@ -16,7 +16,9 @@ def join(calls: Sequence[Call]) -> dict[str, object]:
     first = calls[0]
     assert first.joining is not None, f"{first.name} runs alone"
     signature = first.joining.signature
-    return {name: _join_argument(name, calls, signature) for name in first.arguments}
+    masks = {signature.masked[name] for name in first.arguments if name in signature.masked}
+    names = [*first.arguments, *sorted(masks - first.arguments.keys())]
+    return {name: _join_argument(name, calls, signature) for name in names}
 
 
 def split(name: str, output: object, num_rows: Sequence[int]) -> list[object]:
@@ -52,6 +54,22 @@ def split(name: str, output: object, num_rows: Sequence[int]) -> list[object]:
     )
 
 
+def unsplit(outputs: Sequence[object]) -> object:
+    """Return the output of one call, given that of each of its rows; undoes :func:`split`."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat([output for output in outputs if isinstance(output, Tensor)])
+    if isinstance(first, list):
+        return [item for output in outputs if isinstance(output, list) for item in output]
+    if isinstance(first, (BaseOutput, ModelOutput)):
+        mappings = [output for output in outputs if isinstance(output, Mapping)]
+        return type(first)(**{key: unsplit([m[key] for m in mappings]) for key in first})
+    if isinstance(first, tuple):
+        tuples = [output for output in outputs if isinstance(output, tuple)]
+        return tuple(unsplit(items) for items in zip(*tuples, strict=True))
+    return first
+
+
 def _split_tensor(name: str, output: Tensor, num_rows: Sequence[int]) -> list[object]:
     if output.ndim == 0 or output.shape[0] != sum(num_rows):
         raise ModelError(
@@ -62,7 +80,12 @@ def _split_tensor(name: str, output: Tensor, num_rows: Sequence[int]) -> list[ob
 
 
 def _join_argument(name: str, calls: Sequence[Call], signature: CallSignature) -> object:
-    values = [call.arguments[name] for call in calls]
+    values = [call.arguments.get(name) for call in calls]  # a mask may be left out
+    if name in signature.masked:
+        return _join_masked(values)
+    if name in signature.masked.values():
+        (masked,) = (key for key, mask in signature.masked.items() if mask == name)
+        return _join_masks(values, [call.arguments[masked] for call in calls])
     if name in signature.rows | signature.repeated:
         return _join_rows(values)
     if name in signature.lists:
@@ -81,6 +104,34 @@ def _join_rows(values: Sequence[object]) -> object:
         return {key: _join_rows([mapping[key] for mapping in mappings]) for key in first}
     tensors = [value for value in values if isinstance(value, Tensor)]
     return torch.cat(tensors) if tensors else None  # [N, ...]
+
+
+def _join_masked(values: Sequence[object]) -> Tensor:
+    """Return rows of several lengths as rows of the longest, [N, L, ...]."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([_padded(tensor, longest) for tensor in tensors])
+
+
+def _join_masks(masks: Sequence[object], values: Sequence[object]) -> Tensor | None:
+    """Return the mask of such rows, [N, L], or None where every one is seen from end to end."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    lengths = {tensor.shape[1] for tensor in tensors}
+    if len(lengths) == 1 and not any(isinstance(mask, Tensor) for mask in masks):
+        return None
+    whole = [
+        mask.bool()
+        if isinstance(mask, Tensor)
+        else torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
+        for mask, tensor in zip(masks, tensors, strict=True)
+    ]
+    return torch.cat([_padded(mask, max(lengths)) for mask in whole])
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """Return rows [n, L, ...] with zeros (of a mask, False) up to a length."""
+    padding = rows.new_zeros(rows.shape[0], length - rows.shape[1], *rows.shape[2:])
+    return torch.cat([rows, padding], dim=1)
 
 
 def _expand(value: object, num_rows: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """Stand-ins: what a request's pipeline sees in place of the modules that all requests share."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lokr_serve.errors import ModelError
 from lokr_serve.image.calls import Call, CallSignature, Function, bind_call
+from lokr_serve.image.parting import Part, part_call, whole_output
 
-Run = Callable[[Call], object]
+Run = Callable[[Sequence[Call]], Sequence[object]]  # returns the output of each
 
 ENCODER_SIGNATURE = CallSignature(
     counted_by="input_ids", rows=frozenset({"input_ids", "attention_mask"})
@@ -64,8 +65,10 @@ class StandIn(nn.Module):
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
     ) -> object:
+        call = bind_call(f"{self._name}{method}", function, signature, args, kwargs)
+        parts = [Part(call=call, rows=())] if signature is None else part_call(call, signature)
         run: Run = self._run
-        return run(bind_call(f"{self._name}{method}", function, signature, args, kwargs))
+        return whole_output(call.name, parts, run([part.call for part in parts]))
 
 
 class DenoiserStandIn(StandIn):

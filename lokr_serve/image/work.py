@@ -1,6 +1,6 @@
 """Work: what the thread of a request does, from its prompt to its encoded images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -73,16 +73,16 @@ class Work:
             return VaeStandIn(name, module, self._call)
         return StandIn(name, module, self._call)
 
-    def _denoise(self, call: Call) -> object:
+    def _denoise(self, calls: Sequence[Call]) -> list[object]:
         """Run the denoiser with the mix of the scheduler step that runs now."""
-        self._job.num_denoiser_rows += call.num_rows
+        self._job.num_denoiser_rows += sum(call.num_rows for call in calls)
         mix = self._scheduled.at(self._run.step)
         apply = Apply.UNMERGED if self._scheduled.is_scheduled else self._job.generation.apply
-        return self._gathering.run(self._job.member, call, mix, apply)
+        return self._gathering.run(self._job.member, calls, mix, apply)
 
-    def _call(self, call: Call) -> object:
+    def _call(self, calls: Sequence[Call]) -> list[object]:
         generation = self._job.generation
-        return self._gathering.run(self._job.member, call, generation.mix, generation.apply)
+        return self._gathering.run(self._job.member, calls, generation.mix, generation.apply)
 
     def _on_step(self, done: StepDone) -> None:
         job = self._job

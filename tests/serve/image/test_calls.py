@@ -17,10 +17,11 @@ from lokr_serve.image.joining import join, split
 
 SIGNATURE = CallSignature(
     counted_by="x",
-    rows=frozenset({"x", "text", "added"}),
+    rows=frozenset({"x", "text", "added", "words", "seen"}),
     lists=frozenset({"captions", "shapes"}),
     expanded=frozenset({"t"}),
     repeated=frozenset({"places"}),
+    masked={"words": "seen"},
     padded_lists={"captions": 4},
 )
 LISTED = CallSignature(counted_by="captions", rows=frozenset(), lists=frozenset({"captions"}))
@@ -45,6 +46,7 @@ def key(*args: object, **kwargs: object) -> CallKey:
 
 ROWS = torch.zeros(2, 3)
 ONE_ROW = torch.ones(1, 3)
+WORDS = torch.ones(2, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ ONE_ROW = torch.ones(1, 3)
         ({"added": {"b": ROWS, "a": None}}, {"added": {"a": None, "b": ROWS + 1}}),
         ({"shapes": [[(1, 2)]] * 2}, {"shapes": [[(1, 2)]] * 2}),
         ({"captions": [torch.zeros(2), torch.zeros(4)]}, {"captions": [torch.zeros(3)] * 2}),
+        ({"words": WORDS}, {"words": torch.zeros(2, 9, 3), "seen": torch.ones(2, 9)}),
         ({"attention_kwargs": None}, {"attention_kwargs": None}),
         ({"attention_kwargs": {}}, {"attention_kwargs": {}}),
     ],
@@ -84,6 +87,8 @@ def test_calls_join_where_all_but_their_rows_is_equal(
         ({"added": {"a": ROWS}}, {"added": {"a": ROWS, "b": ROWS}}),
         ({"shapes": [[(1, 2)]] * 2}, {"shapes": [[(2, 1)]] * 2}),
         ({"captions": [torch.zeros(3)] * 2}, {"captions": [torch.zeros(5)] * 2}),
+        ({"words": WORDS}, {"words": torch.zeros(2, 5, 4)}),
+        ({"words": WORDS}, {"words": WORDS.double()}),
     ],
 )
 def test_calls_stay_apart_where_anything_else_differs(
@@ -123,6 +128,11 @@ def test_a_call_without_a_signature_runs_alone_with_its_arguments_as_they_are() 
         ({"x": ROWS, "t": "now"}, "t is neither one number nor one for each"),
         ({"x": ROWS, "attention_kwargs": {"scale": 0.5}}, "called with attention_kwargs"),
         ({"x": ROWS, "places": torch.eye(2)}, "places has other values in some of its 2 rows"),
+        ({"x": ROWS, "words": None}, "words is no tensor of rows that have lengths"),
+        (
+            {"x": ROWS, "words": WORDS, "seen": torch.ones(2, 4)},
+            r"words is \(2, 5, 3\), but its mask \(2, 4\)",
+        ),
         ({"x": ROWS, "hook": object()}, "hook is a object"),
         ({"t": 1}, "missing a required argument: 'x'"),
     ],
@@ -176,6 +186,24 @@ def test_repeated_rows_join_calls_of_any_number_of_rows() -> None:
     assert other.joining is not None
     assert one.joining.key == two.joining.key != other.joining.key
     torch.testing.assert_close(joined["places"], places.expand(3, 3))
+
+
+def test_rows_of_several_lengths_are_padded_and_hidden() -> None:
+    """A mask is made where a call has none; the one that there is stays as it is."""
+    short = call(ONE_ROW, words=WORDS[:1, :2], seen=torch.tensor([[1, 0]]))
+    joined = join([call(ROWS, words=WORDS), short])
+
+    seen = [[True] * 5, [True] * 5, [True, False, False, False, False]]
+    torch.testing.assert_close(joined["seen"], torch.tensor(seen))
+    padded = torch.cat([WORDS[:1, :2], torch.zeros(1, 3, 3)], dim=1)
+    torch.testing.assert_close(joined["words"], torch.cat([WORDS, padded]))
+
+
+def test_rows_of_one_length_need_no_mask() -> None:
+    """The module then does what it does for each of them alone."""
+    joined = join([call(ROWS, words=WORDS, seen=None), call(ROWS, words=WORDS, seen=None)])
+
+    assert joined["seen"] is None
 
 
 def test_lists_count_rows_where_a_module_takes_lists() -> None:

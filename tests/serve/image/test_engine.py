@@ -1,6 +1,7 @@
 """The engine: a request gets what it would get alone, and shares its steps with others."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pytest
@@ -105,11 +106,18 @@ async def test_a_request_that_joins_on_the_way_gets_what_it_gets_alone(world: Wo
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["stable-diffusion-xl", "stable-diffusion-3", "flux", "flux2", "qwen-image"],
+    ("name", "num_calls"),
+    [
+        ("stable-diffusion-xl", 1),
+        ("stable-diffusion-3", 1),
+        ("flux", 1),
+        ("flux2", 1),
+        ("qwen-image", 1),
+        ("z-image", 2),  # prompts are longer than no prompt, and padded to other lengths
+    ],
 )
 async def test_every_family_shares_its_steps(
-    name: str, tmp_path_factory: pytest.TempPathFactory
+    name: str, num_calls: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """UNets and transformers, with one call for guidance, two or none."""
     world = build_world(tmp_path_factory.mktemp(name), name)
@@ -122,7 +130,32 @@ async def test_every_family_shares_its_steps(
 
     for request, answer in zip(requests, answers, strict=True):
         assert_equal(answer.latents, stock(world, request).latents)
-    assert value(metrics, "step_rows_count") <= 3 + 1  # as above
+    assert value(metrics, "step_rows_count") <= num_calls * (3 + 1)  # as above
+
+
+async def test_prompts_of_several_lengths_share_steps(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Qwen-Image pads no prompt; the shorter ones are padded here, and what is padded is hidden."""
+    world = build_world(tmp_path_factory.mktemp("qwen"), "qwen-image")
+    requests = [
+        generation(
+            world,
+            seed,
+            mix,
+            prompt="a very big cat"[: 4 + 3 * seed],
+            negative_prompt="dogs"[seed:],
+            true_cfg_scale=3.0,
+        )
+        for seed, mix in enumerate(world.mixes)
+    ]
+    metrics = Metrics(version="test")
+    async with running(world, metrics) as engine:
+        answers = await ask_together(engine, requests)
+
+    for request, answer in zip(requests, answers, strict=True):
+        assert_equal(answer.latents, stock(world, request).latents)
+    assert value(metrics, "step_rows_count") < len(requests) * 2 * 3 / 2
 
 
 async def test_equal_seeds_give_bit_equal_noise_whatever_the_batch(world: World) -> None:
@@ -161,9 +194,9 @@ def stock_with(world: World, request: ImageGeneration, mixes: list[AdapterMix]) 
     """Return the latents of the stock pipeline with a mix of its own for each denoiser call."""
     left = iter(mixes)
 
-    def denoise(call: Call) -> object:
+    def denoise(calls: Sequence[Call]) -> list[object]:
         with world.adapted.using(next(left)):
-            return call.function(**call.arguments)
+            return [call.function(**call.arguments) for call in calls]
 
     family = world.loaded.family
     denoiser = DenoiserStandIn("unet", world.denoiser, denoise, signature=family.signature)

@@ -32,7 +32,8 @@ def gathering_of(gather_seconds: float = LONG, max_rows: int = 8) -> Gathering:
 
 def run(gathering: Gathering, member: Member, call: Call) -> object:
     """Make a call of the base model."""
-    return gathering.run(member, call, AdapterMix(), Apply.UNMERGED)
+    (output,) = gathering.run(member, [call], AdapterMix(), Apply.UNMERGED)
+    return output
 
 
 class Requests:
@@ -188,6 +189,22 @@ def test_aborting_ends_calls_that_wait_that_run_and_that_come() -> None:
     errors = [outcome.exception(LONG) for outcome in outcomes]
     assert [type(error) for error in errors] == [EngineStoppedError] * 3
     assert gathering.take() == []
+
+
+def test_a_request_with_two_calls_is_waited_for_when_both_have_ended() -> None:
+    """Until then it cannot call again, so the others must not wait for it."""
+    gathering = gathering_of()
+
+    def work(member: Member) -> object:
+        calls = [a_call("cond"), a_call("uncond")]
+        return gathering.run(member, calls, AdapterMix(), Apply.UNMERGED)
+
+    outcome = Requests(gathering).start(work)
+    for output in (1, 2):
+        (pending,) = gathering.take()
+        gathering.hand_back(pending, output)
+
+    assert outcome.result(LONG) == [1, 2]
 
 
 @given(seed=st.integers(0, 2**32 - 1), num_requests=st.integers(1, 12))

@@ -1,5 +1,6 @@
 """Stand-ins: they look like the module to a pipeline, and nothing reaches it but calls."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -17,9 +18,9 @@ from tests.tiny.pipelines import make_pipeline
 UNET_SIGNATURE = family_of("StableDiffusionPipeline").signature
 
 
-def run_at_once(call: Call) -> object:
-    """Run a call as the engine would, alone."""
-    return call.function(**call.arguments)
+def run_at_once(calls: Sequence[Call]) -> list[object]:
+    """Run calls as the engine would, one by one."""
+    return [call.function(**call.arguments) for call in calls]
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,9 @@ def test_a_denoisers_call_has_its_rows_and_joins(parts: dict[str, nn.Module]) ->
     unet = cast(UNet2DConditionModel, parts["unet"])
     seen: list[Call] = []
 
-    def run(call: Call) -> object:
-        seen.append(call)
-        return run_at_once(call)
+    def run(calls: Sequence[Call]) -> list[object]:
+        seen.extend(calls)
+        return run_at_once(calls)
 
     stand_in = DenoiserStandIn("unet", unet, run, signature=UNET_SIGNATURE)
     size = (2, unet.config["in_channels"], 8, 8)
@@ -145,9 +146,9 @@ def test_an_autoencoder_runs_in_its_own_dtype_and_alone(parts: dict[str, nn.Modu
     vae = cast(AutoencoderKL, parts["vae"])
     seen: list[Call] = []
 
-    def run(call: Call) -> object:
-        seen.append(call)
-        return run_at_once(call)
+    def run(calls: Sequence[Call]) -> list[object]:
+        seen.extend(calls)
+        return run_at_once(calls)
 
     stand_in = VaeStandIn("vae", vae, run)
     latents = torch.randn(1, vae.config["latent_channels"], 4, 4, dtype=torch.float64)
@@ -164,9 +165,9 @@ def test_any_other_module_runs_alone() -> None:
     """Such as a safety checker, of whose rows nothing is known."""
     seen: list[Call] = []
 
-    def run(call: Call) -> object:
-        seen.append(call)
-        return run_at_once(call)
+    def run(calls: Sequence[Call]) -> list[object]:
+        seen.extend(calls)
+        return run_at_once(calls)
 
     stand_in = StandIn("safety_checker", nn.Identity(), run)
     found = stand_in(torch.ones(2))
