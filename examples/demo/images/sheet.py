@@ -6,8 +6,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from examples.demo.images.gallery import Pictures, Title
 from examples.demo.images.mixes import FADE, PROMPTS, SHOWN, StyleMix
+from examples.demo.images.pictures import SIZE
 
-TILE = 144  # pixels of a picture's side on the sheet
+ENLARGEMENT = 5  # of the pictures, so that their pixels are seen as they are
+TILE = ENLARGEMENT * SIZE
 GAP = 4
 LINE = 20  # pixels of a line of text
 PAPER, INK = (255, 255, 255), (40, 40, 40)
@@ -35,7 +37,7 @@ def _part(pictures: Pictures, mixes: Sequence[StyleMix]) -> Image.Image:
         draw.text((left + TILE / 2, LINE / 2), mix.label, INK, font, anchor="mm")
         for row, prompt in enumerate(PROMPTS):
             picture = pictures[Title(prompt=prompt, mix=mix)]
-            tile = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
+            tile = picture.resize((TILE, TILE), Image.Resampling.NEAREST)
             part.paste(tile, (left, LINE + row * row_height + LINE))
     for row, prompt in enumerate(PROMPTS):
         draw.text((GAP, LINE + row * row_height + LINE / 2), prompt, INK, font, anchor="lm")
