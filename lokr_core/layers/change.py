@@ -52,15 +52,18 @@ class DeltaChange:
 
     def add_to(self, out: Tensor, x: Tensor, base: Tensor) -> None:
         """Add the delta's output to the group's rows."""
-        rows = self.group.rows
-        if rows.span is None and x.is_cpu and self._moved(x, out) > _MAX_MOVED * len(rows.runs):
+        if self.group.rows.span is None and x.is_cpu and self._is_large(out, x):
             self._add_runs(out, x)
         else:
             self.group.add_delta(self.delta, out, x)
 
-    def _moved(self, x: Tensor, out: Tensor) -> int:
-        """Count the elements that bringing the rows into the group's order would move."""
-        return len(self.group.rows.gather) * (x[0].numel() + out[0].numel())
+    def _is_large(self, out: Tensor, x: Tensor) -> bool:
+        """Whether bringing the rows into the group's order costs more than products for each."""
+        group = self.group
+        num_moved = len(group.rows.gather) * (x.numel() + out.numel()) // len(x)
+        return num_moved > _MAX_MOVED * len(group.parts) and (
+            num_moved > _MAX_MOVED * len(group.runs)
+        )
 
     def _add_runs(self, out: Tensor, x: Tensor) -> None:
         """Add the delta's output to each run of consecutive rows where it lies."""
@@ -70,7 +73,7 @@ class DeltaChange:
             self._by_entry = tuple(
                 delta for weights in singles for delta in self._layer.deltas(weights, 1)
             )
-        for entry, run in self.group.rows.runs:
+        for entry, run in self.group.runs:
             self._by_entry[entry].add_to(out[run], x[run])
 
 

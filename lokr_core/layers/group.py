@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class GroupRows:
     span: slice | None  # set where the rows are consecutive, in order and without padding
     gather: Tensor  # [E * L] row of each place; padding repeats a row
     filled: Tensor | None  # places that are no padding; None where all are
-    runs: tuple[tuple[int, slice], ...]  # every entry's rows again, as consecutive ones
+    entries: tuple[Tensor, ...]  # rows of each entry, on the CPU
 
     @classmethod
     def of(cls, entries: Sequence[Tensor], device: torch.device) -> "GroupRows":
@@ -32,7 +33,7 @@ class GroupRows:
             entries: Rows of each entry, on the CPU, where they are sorted out.
             device: Where the products run.
         """
-        runs = tuple((entry, run) for entry, rows in enumerate(entries) for run in runs_of(rows))
+        every = tuple(entries)
         length = max(len(rows) for rows in entries)
         first = next(rows[:1] for rows in entries if len(rows))  # pads an entry that has none
         padded = [
@@ -43,12 +44,12 @@ class GroupRows:
         counts = torch.tensor([len(rows) for rows in entries])
         is_filled = (torch.arange(length) < counts[:, None]).flatten()
         if not bool(is_filled.all()):
-            filled = is_filled.nonzero().squeeze(1)
-            return cls(span=None, gather=gather.to(device), filled=filled.to(device), runs=runs)
+            filled = is_filled.nonzero().squeeze(1).to(device)
+            return cls(span=None, gather=gather.to(device), filled=filled, entries=every)
         start, end = int(gather[0]), int(gather[0]) + len(gather)
         in_order = torch.equal(gather, torch.arange(start, end))
         span = slice(start, end) if in_order else None
-        return cls(span=span, gather=gather.to(device), filled=None, runs=runs)
+        return cls(span=span, gather=gather.to(device), filled=None, entries=every)
 
 
 def runs_of(rows: Tensor) -> list[slice]:
@@ -78,6 +79,12 @@ class Group:
         self._has_unique_rows = rows.filled is None and len(rows.gather.unique()) == len(
             rows.gather
         )
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, slice], ...]:
+        """Each entry's rows as runs of consecutive ones, with the entry that they are of."""
+        entries = enumerate(self.rows.entries)
+        return tuple((entry, run) for entry, rows in entries for run in runs_of(rows))
 
     @property
     def changed_rows(self) -> Tensor:
