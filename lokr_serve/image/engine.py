@@ -24,7 +24,7 @@ from lokr_serve.image.turns import Turns
 from lokr_serve.image.work import Work
 from lokr_serve.image.workers import Workers
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import EngineHealth, ImageEvent, ImageFinished, ImageFormat
+from lokr_serve.types import EngineHealth, ImageEvent, ImageFinished
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,13 @@ class ImageEngine:
         """Refuse what can never run.
 
         Raises:
-            InvalidRequestError: A call would have more rows than a step may, an adapter gives a
-                module outputs of another number, or an image has no room for its metadata.
+            InvalidRequestError: An adapter gives a module outputs of another number, or an image
+                has no room for its metadata.
         """
-        output = generation.request.output
-        if output.format is ImageFormat.JPEG:
-            metadata = image_metadata(generation, 0, model=self._loaded.name)
-            require_metadata_fits(output, metadata)
+        seeds = generation.plan.seeds
+        longest = seeds.index(max(seeds))  # to write down; all else is the same in every image
+        metadata = image_metadata(generation, longest, model=self._loaded.name)
+        require_metadata_fits(generation.request.output, metadata)
         path = self._adapted.resized_module(generation.mix)
         if path is not None:
             raise InvalidRequestError(

@@ -1,13 +1,12 @@
 """What an image says of how it was made: enough to make it again, and nothing of the server."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 
 from lokr_core import AdapterMix
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
-from lokr_serve.types import ImageRequest, InitImage, WeightSchedule
+from lokr_serve.types import ImageRequest, WeightSchedule
 
 SOFTWARE_KEY = "Software"  # both are keywords that the PNG standard registers
 COMMENT_KEY = "Comment"
@@ -47,7 +46,7 @@ def describe(
         "scheduler": plan.scheduler,
         "width": plan.width,
         "height": plan.height,
-        "init_image": _init_image(request.params.init_image, plan.strength),
+        "init_image": _init_image(plan),
     }
     return {SOFTWARE_KEY: SOFTWARE, COMMENT_KEY: json.dumps(facts, ensure_ascii=False)}
 
@@ -69,7 +68,7 @@ def _schedule(schedule: WeightSchedule) -> dict[str, object]:
     return {"adapter_id": schedule.adapter_id, "points": points}
 
 
-def _init_image(image: InitImage | None, strength: float | None) -> dict[str, object] | None:
-    if image is None:
+def _init_image(plan: ImagePlan) -> dict[str, object] | None:
+    if plan.init_digest is None:
         return None
-    return {"digest": hashlib.sha256(image.data).hexdigest(), "strength": strength}
+    return {"digest": plan.init_digest, "strength": plan.strength}

@@ -21,6 +21,7 @@ class ImagePlan:
     seeds: tuple[int, ...]  # one for each image
     scheduler: str  # a class of diffusers
     init_image: Image | None
+    init_digest: str | None  # SHA-256 of the file that it came in
     strength: float | None
     max_rows: int  # of the largest call of the denoiser
 

@@ -1,5 +1,6 @@
 """Planner: what a request asks for, held against the model and filled in, before any work."""
 
+import hashlib
 import inspect
 from dataclasses import dataclass
 from typing import cast
@@ -78,6 +79,7 @@ class Planner:
             seeds=tuple((seed + index) % 2**64 for index in range(params.num_images)),
             scheduler=scheduler,
             init_image=image,
+            init_digest=None if init is None else hashlib.sha256(init.data).hexdigest(),
             strength=strength,
             max_rows=self._rows(params.num_images, guidance.rows_per_image),
         )

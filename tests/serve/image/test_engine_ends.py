@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from bisect import bisect
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 
 from lokr_serve.errors import (
     EngineStoppedError,
+    InvalidRequestError,
     QueueFullError,
 )
 from lokr_serve.image.engine import ImageEngine
 from lokr_serve.image.pipelines import PipelineRun
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import ImageProgress
+from lokr_serve.types import ImageFormat, ImageProgress
 from tests.serve.image.engines import (
     LONG,
     Answer,
@@ -33,6 +35,26 @@ from tests.serve.image.engines import (
 )
 
 EULER = "EulerDiscreteScheduler"
+
+
+def has_room(engine: ImageEngine, world: World, num_spaces: int, **params: Any) -> bool:
+    """Return whether a JPEG can carry a request whose prompt is that long."""
+    output = {"format": ImageFormat.JPEG, "metadata": True}
+    request = generation(world, 9, prompt="cat" + " " * num_spaces, output=output, **params)
+    try:
+        engine.check(request)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def test_metadata_must_fit_every_image_of_a_request(world: World) -> None:
+    """Seed 10 is longer than 9: the second image would fail once both were made."""
+    engine = build(world)
+    most = bisect(range(65_500), 0, key=lambda n: not has_room(engine, world, n)) - 1
+
+    assert has_room(engine, world, most)
+    assert not has_room(engine, world, most, num_images=2)
 
 
 async def test_cancelling_ends_the_work_at_the_next_step(world: World) -> None:

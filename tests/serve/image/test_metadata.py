@@ -1,16 +1,14 @@
 """What an image says of itself."""
 
-import hashlib
 import json
+from dataclasses import replace
 
 from lokr_core import AdapterMix, AdapterRef
 from lokr_serve.image.metadata import describe
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.types import (
     AdapterWeight,
-    ImageParams,
     ImageRequest,
-    InitImage,
     ScheduledFactor,
     WeightSchedule,
 )
@@ -27,7 +25,8 @@ PLAN = ImagePlan(
     true_cfg_scale=None,
     seeds=(7, 8),
     scheduler="DDIMScheduler",
-    init_image=None,
+    init_image=None,  # the file that it came in is told, by its digest
+    init_digest="d0" * 32,
     strength=0.6,
     max_rows=4,
 )
@@ -41,7 +40,6 @@ def test_an_image_says_all_that_is_needed_to_make_it_again() -> None:
         schedules=(
             WeightSchedule(adapter_id="poet", points=(ScheduledFactor(step=3, factor=0.5),)),
         ),
-        params=ImageParams(init_image=InitImage(data=b"file")),
     )
     mix = AdapterMix.of({POET: 0.7}, module_weights={POET: {"unet.*": 0.2}})
     metadata = describe(request, PLAN, mix=mix, seed=8, model="base")
@@ -67,15 +65,15 @@ def test_an_image_says_all_that_is_needed_to_make_it_again() -> None:
         "scheduler": "DDIMScheduler",
         "width": 64,
         "height": 32,
-        "init_image": {"digest": hashlib.sha256(b"file").hexdigest(), "strength": 0.6},
+        "init_image": {"digest": "d0" * 32, "strength": 0.6},
     }
     assert "кот" in metadata["Comment"]  # readable as it stands
 
 
 def test_an_image_of_the_base_model_names_no_adapter() -> None:
     """What is not there is told as well."""
-    request = ImageRequest(prompt="x")
-    metadata = describe(request, PLAN, mix=AdapterMix(), seed=7, model="base")
+    request, plan = ImageRequest(prompt="x"), replace(PLAN, init_digest=None)
+    metadata = describe(request, plan, mix=AdapterMix(), seed=7, model="base")
     facts = json.loads(metadata["Comment"])
 
     assert (facts["adapters"], facts["schedules"], facts["init_image"]) == ([], [], None)

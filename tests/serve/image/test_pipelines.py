@@ -86,6 +86,7 @@ def make_plan(
         seeds=seeds,
         scheduler=scheduler or type(loaded(name).pipeline.components["scheduler"]).__name__,
         init_image=image,
+        init_digest=None,
         strength=STRENGTH if has_strength else None,
         max_rows=2 * len(seeds),
     )

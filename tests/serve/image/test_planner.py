@@ -1,12 +1,13 @@
 """Plans: every default filled in, and steps, seeds and rows counted."""
 
+import hashlib
 from typing import Any
 
 import pytest
 
 from lokr_serve.image.families import FAMILIES, family_of, pipeline_class
 from lokr_serve.image.sizes import image_sizes
-from tests.serve.image.image_files import picture
+from tests.serve.image.image_files import encoded, picture
 from tests.serve.image.planning import SD3, SIZE, XL, plan, planner, request, tiny
 from tests.tiny.pipelines import PIPELINE_NAMES, make_pipeline
 
@@ -114,6 +115,7 @@ def test_an_init_image_gives_the_size() -> None:
 
     assert (made.width, made.height) == (48, 32)
     assert made.init_image is not None
+    assert made.init_digest == hashlib.sha256(encoded(picture(size=(48, 32)))).hexdigest()
     assert made.strength == 0.3  # the stock pipeline's
 
 
