@@ -32,15 +32,18 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-oracle: $(STAMP)  ## Random traffic, held token for token against the trainers' own models.
+oracle: $(STAMP)  ## Random traffic, tokens and images held against the trainers' own models.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float64
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle --requests 500 --dtype float32
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.images --requests 400 --dtype float32
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.images --requests 200 --dtype float64
 
 parity: $(STAMP) $(QUANTISED)  ## Every algorithm, form, layer and name against its trainer.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity --seeds 3
 
 soak: $(STAMP)  ## Swaps of every kind, after which the base must be what it was.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.soak --swaps 10000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.images.soak --images 1000
 
 fuzz: $(STAMP)  ## Mutated adapter files, each of which must be read right or refused by name.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000

@@ -55,7 +55,7 @@ def quiet() -> Iterator[None]:
 
 
 # So that a change is nearly as large as what it changes, and a wrong scale is loud.
-_STDS = {"lokr": 0.25, "loha": 0.5, "lora": 0.15}
+_STDS = {"lokr": 0.25, "loha": 0.38, "lora": 0.15}
 _ALPHAS = {"lora": "lora_alpha"}
 
 

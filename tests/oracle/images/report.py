@@ -116,6 +116,7 @@ async def serve(
     """Serve random requests together."""
     requests = ImageTraffic(files.family, files.changes, seed).requests(numbers)
     async with ImageStage(files, folder, dtype).running() as stage:
+        await stage.load_all()
         return await stage.serve(requests), stage
 
 

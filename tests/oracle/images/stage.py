@@ -29,9 +29,17 @@ from tests.oracle.images.trained import component
 from tests.tiny.pipelines import save_pipeline
 
 IMAGE = ImageSettings(max_requests=8, max_rows=12, max_queue=1000)
-MERGED_PIPELINES = 20  # what the merge cache has room for
 
 DtypeName = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """How much there is room for."""
+
+    adapter_bytes: int = 2**30
+    bank_bytes: int = 2**30
+    merged_pipelines: int = 20  # in the merge cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,18 +65,28 @@ class Conditions:
 class ImageStage:
     """Registry and engine over the adapters of one family."""
 
-    def __init__(self, files: AdapterFiles, folder: Path, dtype: DtypeName) -> None:
+    def __init__(
+        self,
+        files: AdapterFiles,
+        folder: Path,
+        dtype: DtypeName,
+        budgets: Budgets = Budgets(),
+    ) -> None:
         self._files = files
         self.metrics = Metrics(version="oracle")
         model = ModelSettings(path=save_pipeline(folder, files.family.name), dtype=dtype)
         self.loaded = load_pipeline(model)
         components = self.loaded.pipeline.components
-        modules = {name: m for name, m in components.items() if isinstance(m, nn.Module)}
-        num_bytes = sum(p.nbytes for module in modules.values() for p in module.parameters())
-        self.adapted = attach(modules, merge_cache_bytes=MERGED_PIPELINES * num_bytes)
+        self.modules = {name: m for name, m in components.items() if isinstance(m, nn.Module)}
+        num_bytes = sum(p.nbytes for module in self.modules.values() for p in module.parameters())
+        self.adapted = attach(
+            self.modules,
+            merge_cache_bytes=budgets.merged_pipelines * num_bytes,
+            bank_bytes=budgets.bank_bytes,
+        )
         self.registry = AdapterRegistry(
             adapted=self.adapted,
-            settings=AdapterSettings(directory=files.folder),
+            settings=AdapterSettings(directory=files.folder, device_bytes=budgets.adapter_bytes),
             metrics=self.metrics,
         )
         self.factory = PipelineFactory(self.loaded, IMAGE)
@@ -86,18 +104,23 @@ class ImageStage:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Load every adapter, and run the engine inside the block."""
+        """Run the engine inside the block."""
         self.engine.start()
         try:
-            for adapter_id, source in self._files.sources.items():
-                await self.registry.load(LoadSpec(adapter_id=adapter_id, source=source))
             yield self
         finally:
             await self.engine.stop()
             await self.registry.close()
 
-    async def generate(self, request: ImageRequest) -> AsyncGenerator[Apply | ImageEvent, None]:
-        """Yield how a request's mix is applied, and the events of its images."""
+    async def load_all(self) -> None:
+        """Load every adapter."""
+        for adapter_id, source in self._files.sources.items():
+            await self.registry.load(LoadSpec(adapter_id=adapter_id, source=source))
+
+    async def generate(
+        self, request: ImageRequest
+    ) -> AsyncGenerator[ImageGeneration | ImageEvent, None]:
+        """Yield what the engine is given of a request, and the events of its images."""
         seed = request.params.seed
         assert seed is not None
         accepted_at = time.monotonic()
@@ -110,7 +133,7 @@ class ImageStage:
                 apply=lease.apply,
                 accepted_at=accepted_at,
             )
-            yield lease.apply
+            yield generation
             async with aclosing(self.engine.generate(generation)) as events:
                 async for event in events:
                     yield event
@@ -128,8 +151,8 @@ class ImageStage:
         apply, latents = Apply.UNMERGED, {}
         async with aclosing(self.generate(planned.request)) as events:
             async for event in events:
-                if isinstance(event, Apply):
-                    apply = event
+                if isinstance(event, ImageGeneration):
+                    apply = event.apply
                 elif isinstance(event, GeneratedImage):
                     assert event.latents is not None
                     latents[event.index] = load(event.latents)["latents"]
