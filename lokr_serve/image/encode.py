@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import safetensors.torch
 from PIL import ExifTags
-from PIL.Image import Exif, Image, Resampling
+from PIL.Image import Exif, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -13,7 +13,6 @@ from lokr_serve.errors import InvalidRequestError
 from lokr_serve.image.metadata import COMMENT_KEY, SOFTWARE_KEY
 from lokr_serve.types import ImageFormat, ImageOutput
 
-MAX_PREVIEW_PIXELS = 256  # of its longer side
 LATENTS_NAME = "latents"
 
 # Of a 1024 x 1024 picture like a photo, on one core: level 1 takes 105 ms for 1.79 MB, level 4
@@ -83,13 +82,8 @@ def require_metadata_fits(output: ImageOutput, metadata: Mapping[str, str]) -> N
 
 
 def encode_preview(image: Image) -> bytes:
-    """Encode a small picture of an image on its way, as JPEG.
-
-    An image that is larger than a preview is made smaller; its shape is kept.
-    """
-    small = image.convert("RGB")
-    small.thumbnail((MAX_PREVIEW_PIXELS, MAX_PREVIEW_PIXELS), Resampling.BILINEAR)
-    return _saved(small, "JPEG", quality=PREVIEW_QUALITY)
+    """Encode a small picture of an image on its way, as JPEG."""
+    return _saved(image.convert("RGB"), "JPEG", quality=PREVIEW_QUALITY)
 
 
 def encode_latents(latents: Tensor) -> bytes:
