@@ -151,7 +151,10 @@ class Metrics:
         self.time_per_output_token = self._seconds(
             "time_per_output_token_seconds", "Mean time per token after the first, per sequence."
         )
-        self.queue_seconds = self._seconds("queue_seconds", "From acceptance to the first step.")
+        self.queue_seconds = self._seconds(
+            "queue_seconds",
+            "From acceptance to the first step; of images, until a thread takes the request.",
+        )
         self.prompt_tokens = self._counter("prompt_tokens_total", "Prompt tokens accepted.")
         self.cached_prompt_tokens = self._counter(
             "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache."
@@ -179,7 +182,9 @@ class Metrics:
         )
 
     def _build_step_metrics(self) -> None:
-        self.step_seconds = self._seconds("step_seconds", "Duration of one engine step.")
+        self.step_seconds = self._seconds(
+            "step_seconds", "Duration of one engine step; of images, one forward of the denoiser."
+        )
         self.step_rows = self._histogram(
             "step_rows", "Sequences, or rows of images, in one step.", STEP_BUCKETS
         )

@@ -76,7 +76,7 @@ class SettingsFlags:
         int | None, Option(help="Requests for images that run at the same time.")
     ] = None
     max_pixels: Annotated[int | None, Option(help="Of one image, given or made.")] = None
-    max_steps: Annotated[int | None, Option(help="Of one image.")] = None
+    max_steps: Annotated[int | None, Option(help="Scheduler steps of one image.")] = None
     gather_seconds: Annotated[
         float | None, Option(help="How long an image's step waits for others to join it.")
     ] = None

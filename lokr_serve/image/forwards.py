@@ -50,7 +50,7 @@ class Forwards:
             self.run(batch[:middle])
             self.run(batch[middle:])
             return
-        self._observe(batch, time.monotonic() - began_at)
+        self._observe(batch, began_at)
         for pending, output in zip(batch, outputs, strict=True):
             self._gathering.hand_back(pending, output)
 
@@ -66,13 +66,14 @@ class Forwards:
             output = first.function(**join(calls))
         return split(first.name, output, num_rows)
 
-    def _observe(self, batch: Sequence[PendingCall], seconds: float) -> None:
-        metrics = self._metrics
+    def _observe(self, batch: Sequence[PendingCall], began_at: float) -> None:
+        """Count a forward that has ended; only the denoiser's are steps."""
+        metrics, ended_at = self._metrics, time.monotonic()
         for pending in batch:
-            metrics.gather_seconds.observe(time.monotonic() - seconds - pending.arrived_at)
+            metrics.gather_seconds.observe(began_at - pending.arrived_at)
         if batch[0].call.name != self._denoiser:
             return
-        metrics.step_seconds.observe(seconds)
+        metrics.step_seconds.observe(ended_at - began_at)
         metrics.step_rows.observe(sum(pending.num_rows for pending in batch))
         metrics.step_mixes.observe(len({pending.mix for pending in batch}))
         for pending in batch:

@@ -95,7 +95,8 @@ class Planner:
         num_steps = request.params.num_steps or defaults.num_steps
         if num_steps > self._settings.max_steps:
             raise InvalidRequestError(
-                "params.num_steps", f"{num_steps} is more than {self._settings.max_steps}"
+                "params.num_steps",
+                f"{num_steps} is more than {self._settings.max_steps}; use fewer",
             )
         check_scheduler_steps(own, name, num_steps)
         return name, num_steps

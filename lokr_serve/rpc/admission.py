@@ -7,7 +7,7 @@ from lokr_serve.errors import QueueFullError
 
 
 class WaitingRoom:
-    """Bounds the requests that were accepted and have no token yet, loading included."""
+    """Bounds the requests that were accepted and have no event yet, loading included."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
