@@ -30,6 +30,7 @@ from lokr_serve.types import (
     ImageRequest,
     ImageStarted,
     InitImage,
+    image_seeds,
 )
 
 Event = ImageStarted | ImageEvent
@@ -155,7 +156,7 @@ class MakeImage:
     def _files(self, request: ImageRequest) -> ImageFiles:
         params, output = request.params, request.output
         assert params.seed is not None
-        seeds = [(params.seed + index) % 2**64 for index in range(params.num_images)]
+        seeds = image_seeds(params.seed, params.num_images)
         pattern = choose_pattern(self.output, output.format)
         files = image_files(pattern, seeds, may_overwrite=self.force)
         files.require_free(output)

@@ -20,7 +20,7 @@ from lokr_serve.image.schedulers import choose_scheduler
 from lokr_serve.image.sizes import image_sizes
 from lokr_serve.image.steps import check_scheduler_steps, num_steps_left
 from lokr_serve.image.tokenizers import PromptForm
-from lokr_serve.types import ImageRequest
+from lokr_serve.types import ImageRequest, image_seeds
 
 _IMAGE_TOKEN = "[IMG]"
 
@@ -76,7 +76,7 @@ class Planner:
             num_run_steps=num_run_steps,
             guidance_scale=guidance.scales.guidance,
             true_cfg_scale=guidance.scales.true_cfg,
-            seeds=tuple((seed + index) % 2**64 for index in range(params.num_images)),
+            seeds=image_seeds(seed, params.num_images),
             scheduler=scheduler,
             init_image=image,
             init_digest=None if init is None else hashlib.sha256(init.data).hexdigest(),

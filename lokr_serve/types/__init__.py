@@ -9,22 +9,25 @@ from lokr_serve.types.adapters import (
     ScaleReport,
 )
 from lokr_serve.types.health import EngineHealth
-from lokr_serve.types.images import (
+from lokr_serve.types.image_replies import (
     GeneratedImage,
     ImageEvent,
     ImageFinished,
-    ImageFormat,
-    ImageOutput,
-    ImageParams,
     ImagePreview,
     ImageProgress,
-    ImageRequest,
     ImageStarted,
     ImageTiming,
     ImageUsage,
+)
+from lokr_serve.types.image_requests import (
+    ImageFormat,
+    ImageOutput,
+    ImageParams,
+    ImageRequest,
     InitImage,
     ScheduledFactor,
     WeightSchedule,
+    image_seeds,
 )
 from lokr_serve.types.replies import (
     Chunk,
@@ -103,5 +106,6 @@ __all__ = [
     "TopLogprob",
     "Usage",
     "WeightSchedule",
+    "image_seeds",
     "is_request_id",
 ]

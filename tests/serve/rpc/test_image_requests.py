@@ -64,6 +64,13 @@ def schedule(*points: tuple[int, float], adapter_id: str = "poet") -> WeightSche
             "schedules[0].points",
         ),
         (
+            GenerateImageRequest(
+                adapters=[AdapterWeight(adapter_id="poet", module_weights={"*": 1e200})],
+                schedules=[schedule((0, 1), (1, -1e200))],
+            ),
+            "schedules[0].points",
+        ),
+        (
             GenerateImageRequest(adapters=[POET], schedules=[schedule((0, 1), adapter_id="b")]),
             "schedules[0].adapter_id",
         ),

@@ -1,11 +1,10 @@
-"""What a request for images asks for, and the events of its reply."""
+"""What a request for images asks for."""
 
 import math
 from dataclasses import dataclass, field
 from enum import Enum
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types.replies import ResolvedAdapter
 from lokr_serve.types.requests import AdapterWeight, ApplyMode
 
 MAX_PROMPT_BYTES = 64 * 1024
@@ -77,6 +76,11 @@ class ImageParams:
             "params.init_image.strength",
             "must be above 0 and at most 1",
         )
+
+
+def image_seeds(first: int, num_images: int) -> tuple[int, ...]:
+    """Return the seed of each image of a request: each further one has the next."""
+    return tuple((first + index) % 2**64 for index in range(num_images))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,95 +182,28 @@ class ImageRequest:
                 name,
                 f"must be at most {MAX_PROMPT_BYTES} bytes long",
             )
-        named = [adapter.adapter_id for adapter in self.adapters]
-        seen: set[str] = set()
-        for index, schedule in enumerate(self.schedules):
-            path = f"schedules[{index}].adapter_id"
-            problem = f"{schedule.adapter_id!r} is not one of the request's adapters"
-            _require(schedule.adapter_id in named, path, problem)
-            _require(schedule.adapter_id not in seen, path, "is scheduled twice")
-            seen.add(schedule.adapter_id)
+        self._check_schedules()
         _require(
             not (self.schedules and self.apply_mode is ApplyMode.MERGED),
             "apply_mode",
             "weights that change over the steps cannot be merged; leave it to auto",
         )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageStarted:
-    """How a request was admitted; the first event of its reply."""
-
-    request_id: str
-    adapters: tuple[ResolvedAdapter, ...]
-    mix_name: str  # canonical; empty for the base model
-    apply_mode: ApplyMode  # unmerged or merged, as resolved
-    seed: int  # of the first image
-    width: int
-    height: int
-    num_steps: int  # of the scheduler, as they will be run
-    scheduler: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageProgress:
-    """A scheduler step is done; of several that wait for a slow reader, the last one is kept."""
-
-    step: int  # done, so from 1 to num_steps
-    num_steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagePreview:
-    """A small JPEG of an image on its way; a slow reader gets the last one of each image."""
-
-    index: int
-    step: int  # done
-    width: int
-    height: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratedImage:
-    """One finished image."""
-
-    index: int
-    seed: int
-    format: ImageFormat
-    width: int
-    height: int
-    data: bytes
-    latents: bytes | None = None  # safetensors with one tensor, ``latents``
-    is_flagged: bool = False  # the model's own safety checker has blackened it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageUsage:
-    """What one image took."""
-
-    num_steps: int  # of the scheduler
-    num_denoiser_rows: int  # rows of the denoiser's batches, guidance included
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageTiming:
-    """Where the time of a request went."""
-
-    queue_seconds: float
-    total_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFinished:
-    """The end of one image."""
-
-    index: int
-    seed: int
-    mix_name: str
-    apply_mode: ApplyMode
-    usage: ImageUsage
-    timing: ImageTiming
-
-
-ImageEvent = ImageProgress | ImagePreview | GeneratedImage | ImageFinished
+    def _check_schedules(self) -> None:
+        named = {adapter.adapter_id: adapter for adapter in self.adapters}
+        seen: set[str] = set()
+        for index, schedule in enumerate(self.schedules):
+            path = f"schedules[{index}]"
+            problem = f"{schedule.adapter_id!r} is not one of the request's adapters"
+            _require(schedule.adapter_id in named, f"{path}.adapter_id", problem)
+            is_first = schedule.adapter_id not in seen
+            _require(is_first, f"{path}.adapter_id", "is scheduled twice")
+            seen.add(schedule.adapter_id)
+            adapter = named[schedule.adapter_id]
+            weights = (adapter.weight, *(weight for _, weight in adapter.module_weights))
+            largest = max(abs(point.factor) for point in schedule.points)
+            _require(
+                math.isfinite(max(map(abs, weights)) * largest),
+                f"{path}.points",
+                "a factor times a weight of the adapter is no finite number",
+            )
