@@ -25,7 +25,7 @@ from lokr_serve.adapters.policy import (
     CUDA_MACS_PER_BYTE,
     Traffic,
     TrafficCounter,
-    Work,
+    Workload,
     is_worth_merging,
     row_gain,
 )
@@ -71,7 +71,12 @@ class MixMerger:
         self._macs_per_byte = CPU_MACS_PER_BYTE if on_cpu else CUDA_MACS_PER_BYTE
 
     async def acquire(
-        self, mix: AdapterMix, mode: ApplyMode, *, num_running: int, work: Work | None = None
+        self,
+        mix: AdapterMix,
+        mode: ApplyMode,
+        *,
+        num_running: int,
+        workload: Workload | None = None,
     ) -> Apply:
         """Return how to apply a mix, whose adapters the caller holds, to a request's work.
 
@@ -84,7 +89,7 @@ class MixMerger:
             DeviceMemoryError: Merged is asked for, and the device has no memory left.
         """
         now = time.monotonic()
-        traffic = self._traffic.count(mix, now=now, num_running=num_running, work=work)
+        traffic = self._traffic.count(mix, now=now, num_running=num_running, workload=workload)
         if mix.is_base or mode is ApplyMode.UNMERGED:
             return Apply.UNMERGED
         if mode is ApplyMode.AUTO:

@@ -24,7 +24,7 @@ HALF_LIFE_SECONDS = 60.0  # of the memory for traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Workload:
     """How much one request computes; what is not told is the decoding of a text."""
 
     rows_per_step: float = 1.0  # as MixCost counts them: tokens, or positions of an image
@@ -38,7 +38,7 @@ class Traffic:
     num_recent: float  # requests for this mix, decayed, with the one to decide on
     num_recent_total: float  # requests for any mix or the base
     num_running: int  # requests in flight, with the one to decide on
-    work: Work = Work()
+    workload: Workload = Workload()
 
 
 def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
@@ -49,7 +49,7 @@ def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
     """
     share = traffic.num_recent / traffic.num_recent_total
     chance_of_others = 1.0 - math.pow(share, traffic.num_running - 1)
-    rows_of_mix = max(1.0, share * traffic.num_running) * traffic.work.rows_per_step
+    rows_of_mix = max(1.0, share * traffic.num_running) * traffic.workload.rows_per_step
     read_macs = cost.merged_bytes * macs_per_byte
     return cost.unmerged_macs - chance_of_others * read_macs / rows_of_mix
 
@@ -57,7 +57,7 @@ def row_gain(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> float:
 def is_worth_merging(cost: MixCost, traffic: Traffic, macs_per_byte: float) -> bool:
     """Whether as many requests as came of late would win back what merging costs."""
     merge_macs = cost.merge_macs + MERGE_PASSES * cost.merged_bytes * macs_per_byte
-    rows = traffic.num_recent * traffic.work.rows_per_step * traffic.work.num_steps
+    rows = traffic.num_recent * traffic.workload.rows_per_step * traffic.workload.num_steps
     return rows * row_gain(cost, traffic, macs_per_byte) > merge_macs
 
 
@@ -83,7 +83,7 @@ class TrafficCounter:
         self._total = _Decaying()
 
     def count(
-        self, mix: AdapterMix, *, now: float, num_running: int, work: Work | None = None
+        self, mix: AdapterMix, *, now: float, num_running: int, workload: Workload | None = None
     ) -> Traffic:
         """Count one request and return the traffic with it.
 
@@ -91,7 +91,7 @@ class TrafficCounter:
             mix: What the request asks for.
             now: A monotonic time in seconds.
             num_running: Requests in flight, with this one.
-            work: Of the request; the decoding of a text, if it is None.
+            workload: Of the request; the decoding of a text, if it is None.
         """
         recent = self._mixes.setdefault(mix, _Decaying())
         self._mixes.move_to_end(mix)
@@ -101,5 +101,5 @@ class TrafficCounter:
             num_recent=recent.add(now),
             num_recent_total=self._total.add(now),
             num_running=num_running,
-            work=work or Work(),
+            workload=workload or Workload(),
         )

@@ -19,7 +19,7 @@ from lokr_serve.adapters.leasing import (
 )
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.merging import MixMerger
-from lokr_serve.adapters.policy import Work
+from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
 from lokr_serve.adapters.store import AdapterStore
@@ -200,7 +200,7 @@ class AdapterRegistry:
 
     @asynccontextmanager
     async def lease(
-        self, adapters: Sequence[AdapterWeight], mode: ApplyMode, work: Work | None = None
+        self, adapters: Sequence[AdapterWeight], mode: ApplyMode, workload: Workload | None = None
     ) -> AsyncIterator[Lease]:
         """Hold the mix of a request ready to use: all of it, or nothing.
 
@@ -210,8 +210,8 @@ class AdapterRegistry:
         Args:
             adapters: The parts of the mix.
             mode: How they are to be applied.
-            work: What the request computes, by which auto chooses; the decoding of a text, if it
-                is None.
+            workload: What the request computes, by which auto chooses; the decoding of a text, if
+                it is None.
 
         Raises:
             InvalidRequestError: The mix is malformed, or does not fit its adapters.
@@ -234,7 +234,7 @@ class AdapterRegistry:
             refs = await self._hold(used, ended, held)
             mix = build_mix(adapters, refs, self._adapted)
             running = self._num_running
-            apply = await self._merger.acquire(mix, mode, num_running=running, work=work)
+            apply = await self._merger.acquire(mix, mode, num_running=running, workload=workload)
             if apply is Apply.MERGED:
                 held.callback(self._merger.release, mix)
             if ended.done():

@@ -58,7 +58,10 @@ class PipelineFactory:
         return self._planner.plan(request, seed)
 
     def rows_per_step(self, plan: ImagePlan) -> float:
-        """Return how many rows the denoiser computes in a step of a plan, as costs are counted."""
+        """Return how many rows a call of the denoiser has in a plan, as costs are counted.
+
+        Where guidance or the scheduler calls twice in a step, the second call is left out.
+        """
         family, pipeline = self._loaded.family, self._loaded.pipeline
         side: int = pipeline.vae_scale_factor * family.patch  # pixels of a patch
         num_patches = plan.width * plan.height // side**2

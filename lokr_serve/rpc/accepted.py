@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from lokr_core import AdapterMix
-from lokr_serve.adapters import AdapterRegistry, Lease, Work
+from lokr_serve.adapters import AdapterRegistry, Lease, Workload
 from lokr_serve.errors import AdapterUnloadedError, DeadlineError
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
@@ -31,7 +31,7 @@ async def leased(
     registry: AdapterRegistry,
     adapters: Sequence[AdapterWeight],
     mode: ApplyMode,
-    work: Work | None = None,
+    workload: Workload | None = None,
 ) -> AsyncIterator[Lease]:
     """Hold the lease of a mix until the block ends, or ends by force with one of its adapters.
 
@@ -39,7 +39,7 @@ async def leased(
         AdapterUnloadedError: An adapter was unloaded by force.
     """
     async with (
-        registry.lease(adapters, mode, work) as lease,
+        registry.lease(adapters, mode, workload) as lease,
         Interruption(lease.ended, AdapterUnloadedError),
     ):
         yield lease

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from grpc.aio import ServicerContext
 
-from lokr_serve.adapters import Lease, Work
+from lokr_serve.adapters import Lease, Workload
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.logs import request_id_variable
@@ -45,10 +45,10 @@ class ImageServicer(ImageServiceServicer):
         with self._room.place() as leave_room:
             seed = seed_or_drawn(wanted.params.seed)
             plan = await asyncio.to_thread(backend.factory.plan, wanted, seed)
-            work = Work(
+            workload = Workload(
                 rows_per_step=backend.factory.rows_per_step(plan), num_steps=plan.num_run_steps
             )
-            async with leased(backend.registry, wanted.adapters, _mode(wanted), work) as lease:
+            async with leased(backend.registry, wanted.adapters, _mode(wanted), workload) as lease:
                 generation = _generation(wanted, plan, lease, accepted_at)
                 backend.engine.check(generation)
                 await context.write(event_message(_started(generation)))

@@ -9,7 +9,7 @@ from lokr_serve.adapters.policy import (
     HALF_LIFE_SECONDS,
     Traffic,
     TrafficCounter,
-    Work,
+    Workload,
     is_worth_merging,
     row_gain,
 )
@@ -71,27 +71,27 @@ def test_heavy_factors_are_merged_sooner_than_light_ones() -> None:
 
 
 # Thirty steps of a 256 x 256 image by Stable Diffusion 1.5, with guidance.
-IMAGE = Work(rows_per_step=2 * 99, num_steps=30)
+IMAGE = Workload(rows_per_step=2 * 99, num_steps=30)
 
 
 def test_an_image_with_heavy_factors_is_merged_even_among_others() -> None:
     """A quarter more in each of many rows outweighs one more read of the weights, and a merge."""
-    busy = Traffic(num_recent=1, num_recent_total=8, num_running=8, work=IMAGE)
+    busy = Traffic(num_recent=1, num_recent_total=8, num_running=8, workload=IMAGE)
 
     assert is_merged(HEAVY, busy)
 
 
 def test_an_image_with_light_factors_stays_unmerged_among_others() -> None:
     """A read for each mix in a step is more than what low-rank factors cost."""
-    busy = Traffic(num_recent=10, num_recent_total=80, num_running=8, work=IMAGE)
+    busy = Traffic(num_recent=10, num_recent_total=80, num_running=8, workload=IMAGE)
 
     assert row_gain(LIGHT, busy, CPU_MACS_PER_BYTE) < 0
 
 
 def test_light_factors_are_merged_once_images_alone_on_the_server_win_it_back() -> None:
     """One image costs less than the merge; its like in a moment costs more, a text still less."""
-    first = Traffic(num_recent=1, num_recent_total=1, num_running=1, work=IMAGE)
-    second = Traffic(num_recent=2, num_recent_total=2, num_running=1, work=IMAGE)
+    first = Traffic(num_recent=1, num_recent_total=1, num_running=1, workload=IMAGE)
+    second = Traffic(num_recent=2, num_recent_total=2, num_running=1, workload=IMAGE)
 
     assert not is_merged(LIGHT, first)
     assert is_merged(LIGHT, second)
