@@ -149,6 +149,18 @@ class GenerationFailedError(LokrError):
         self.request_id = request_id
 
 
+class NotFiniteError(LokrError):
+    """A request's latents hold NaN or infinity, so that no image can be made of them."""
+
+    def __init__(self, request_id: str, step: int) -> None:
+        super().__init__(
+            f"request {request_id!r} has latents that are not finite after step {step}; lower the "
+            "weights of its adapters, or its guidance"
+        )
+        self.request_id = request_id
+        self.step = step
+
+
 class NumericsError(LokrError):
     """A row's logits hold NaN or have no finite maximum, so no token can be chosen."""
 

@@ -10,7 +10,7 @@ import torch
 
 from lokr_core import Adapted, LokrError
 from lokr_serve.config import ImageSettings
-from lokr_serve.errors import EngineStoppedError, InvalidRequestError
+from lokr_serve.errors import EngineStoppedError, InvalidRequestError, NotFiniteError
 from lokr_serve.image.encode import require_metadata_fits
 from lokr_serve.image.forwards import Forwards
 from lokr_serve.image.gather import Gathering, RequestCancelledError, stopped
@@ -137,6 +137,7 @@ class ImageEngine:
             QueueFullError: Too many requests wait already.
             GenerationFailedError: The request cannot be computed, even alone.
             DeviceMemoryError: The device has no memory for it, even alone.
+            NotFiniteError: Its mix or its guidance takes its latents beyond all numbers.
             EngineStoppedError: The engine has ended.
         """
         self.check(generation)
@@ -182,7 +183,7 @@ class ImageEngine:
             self._do(job)
         except RequestCancelledError:
             logger.debug("request %s was cancelled", job.request_id)
-        except (EngineStoppedError, InvalidRequestError) as ending:
+        except (EngineStoppedError, InvalidRequestError, NotFiniteError) as ending:
             error = ending
         except torch.OutOfMemoryError:
             logger.exception("request %s lacked memory", job.request_id)
@@ -217,7 +218,7 @@ class ImageEngine:
     def _run(self) -> None:
         """Run steps until stopped; whatever happens, every request gets its end."""
         try:
-            torch.get_num_threads()
+            torch.get_num_threads()  # before it is set, as in Workers
             torch.set_num_threads(self._num_threads)
             while self._step():
                 pass

@@ -135,6 +135,8 @@ def _check_header(image: ImageFile, max_pixels: int) -> None:
         raise InvalidRequestError(FIELD, "is animated; send one picture")
     if image.mode not in MODES:
         raise InvalidRequestError(FIELD, f"its pixels are {image.mode}; convert it to 8-bit RGB")
+    if image.mode == "P" and image.palette is None:
+        raise InvalidRequestError(FIELD, "has pixels of a palette and no palette; save it anew")
     limits = {"icc_profile": MAX_PROFILE_BYTES, "exif": MAX_EXIF_BYTES}
     for name, max_bytes in limits.items():
         num_bytes = len(image.info.get(name) or b"")

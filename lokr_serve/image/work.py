@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from lokr_core import Apply
+from lokr_serve.errors import NotFiniteError
 from lokr_serve.image.calls import Call
 from lokr_serve.image.encode import encode_image, encode_latents, encode_preview
 from lokr_serve.image.gather import Gathering
@@ -90,12 +91,19 @@ class Work:
         self._metrics.denoising_steps.inc(len(job.seeds))
         job.mailbox.post(ImageProgress(step=done.step, num_steps=done.num_steps))
         if done.step == done.num_steps:
+            self._require_finite(done)
             self._gathering.step_aside(job.member)  # what is left joins nobody
             return
         interval = job.generation.request.output.preview_interval
         if interval and done.step % interval == 0:
+            self._require_finite(done)
             with self._gathering.aside(job.member):
                 self._preview(done)
+
+    def _require_finite(self, done: StepDone) -> None:
+        """Check latents that are about to be decoded; at other steps it would stall a device."""
+        if not done.latents.isfinite().all():
+            raise NotFiniteError(self._job.request_id, done.step)
 
     def _preview(self, done: StepDone) -> None:
         plan, vae = self._job.generation.plan, self._stand_ins["vae"]

@@ -85,6 +85,8 @@ ERROR_RULES = _rules(
     (lokr_core.MergeError, "FAILED_PRECONDITION", "MERGE"),
     (lokr_core.LossyMergeError, "FAILED_PRECONDITION", "LOSSY_MERGE"),
     (lokr_core.MergeBudgetError, "RESOURCE_EXHAUSTED", "MERGE_BUDGET"),
+    # What the model makes of a request.
+    (errors.NotFiniteError, "FAILED_PRECONDITION", "NOT_FINITE"),
     # The state of the server.
     (errors.DeviceMemoryError, "RESOURCE_EXHAUSTED", "DEVICE_MEMORY"),
     (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),

@@ -30,9 +30,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
-    """Return a PNG of RGB pixels with these chunks between its header and its end."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
+    """Return a PNG, of RGB pixels if not told otherwise, with these chunks inside."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 

@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 
+from lokr_core import AdapterMix, MixPart
 from lokr_serve.errors import (
     DeviceMemoryError,
     EngineStoppedError,
     GenerationFailedError,
+    NotFiniteError,
 )
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.pipelines import PipelineRun
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.metrics import Metrics
+from lokr_serve.types import ImagePreview
 from tests.serve.image.engines import (
     World,
     ask,
@@ -88,6 +91,23 @@ async def test_a_step_that_lacks_memory_is_made_in_smaller_parts(world: World) -
 
     for request, answer in zip(requests, answers, strict=True):
         assert_equal(answer.latents, stock(world, request).latents)
+
+
+@pytest.mark.parametrize("preview_interval", [0, 1])
+async def test_latents_that_are_not_finite_are_told_and_never_drawn(
+    world: World, preview_interval: int
+) -> None:
+    """A black picture would look like an answer; the others of its steps are not touched."""
+    overflowing = AdapterMix((MixPart(ref=world.mixes[1].parts[0].ref, weight=1e300),))
+    output = {"preview_interval": preview_interval}
+    requests = [generation(world, 9, overflowing, output=output), generation(world, 1)]
+    async with running(world) as engine:
+        failed, answer = await ask_together(engine, requests)
+
+    assert [type(error) for error in failed.errors] == [NotFiniteError]
+    assert "request-9" in str(failed.errors[0])
+    assert not failed.of(ImagePreview)
+    assert_equal(answer.latents, stock(world, requests[1]).latents)
 
 
 async def test_a_request_that_dies_between_its_calls_holds_up_nobody(world: World) -> None:

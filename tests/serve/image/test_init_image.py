@@ -123,6 +123,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg-half": (lambda: encoded(picture(), "JPEG")[:-20], "broken or cut short"),
     "webp-half": (lambda: encoded(picture(), "WEBP")[:-20], "broken or cut short"),
     "png-without-pixels": (lambda: png(4, 4), "broken or cut short"),
+    "png-without-its-palette": (
+        lambda: png(4, 4, chunk(b"IDAT", zlib.compress(bytes(4 * 5))), colour=3),
+        "no palette",
+    ),
     "png-of-no-width": (lambda: png(0, 4, chunk(b"IDAT", b"")), "broken or cut short"),
     "png-wide": (lambda: encoded(picture(size=(65, 64))), "has 65 x 64 pixels, more than 4096"),
     "png-bomb": (
