@@ -1,13 +1,12 @@
 """Job: a request in the engine, the rows that it has in the batch, and its way back."""
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
 from lokr_core import Apply, LokrError
 from lokr_serve.errors import DeviceMemoryError, GenerationFailedError
+from lokr_serve.mailbox import post
 from lokr_serve.text.batching import BatchRow
 from lokr_serve.text.generation import Generation, Mailbox
 from lokr_serve.text.limits import Limits
@@ -66,11 +65,11 @@ class Job:
 
     def fail(self, error: LokrError) -> None:
         """Post the error that ends the request."""
-        post(self.mailbox, lambda: self.mailbox.fail(error))
+        post(self.mailbox.loop, lambda: self.mailbox.fail(error))
 
     def close(self) -> None:
         """Post that the engine has dropped the request."""
-        post(self.mailbox, self.mailbox.close)
+        post(self.mailbox.loop, self.mailbox.close)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,9 +91,3 @@ class Row:
             salt=generation.salt,
             sampler=self.sequence.sampler_row(),
         )
-
-
-def post(mailbox: Mailbox, call: Callable[[], None]) -> None:
-    """Run a call on the mailbox's loop; nobody reads any more where that is closed."""
-    with contextlib.suppress(RuntimeError):
-        mailbox.loop.call_soon_threadsafe(call)

@@ -12,11 +12,12 @@ from lokr_core import Adapted, LokrError
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import NumericsError
 from lokr_serve.fair_queue import FairQueue
+from lokr_serve.mailbox import post
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.batching import PagedBatch, StepOutcome
 from lokr_serve.text.generation import Mailbox
 from lokr_serve.text.isolation import Isolation
-from lokr_serve.text.job import Job, Row, post
+from lokr_serve.text.job import Job, Row
 from lokr_serve.text.sampling import Sampled
 from lokr_serve.types import Finished, GenerationEvent
 
@@ -194,7 +195,7 @@ class Schedule:
         outbox, self._outbox = self._outbox, {}
         for loop in {mailbox.loop for mailbox in outbox}:
             sent = [(box, events) for box, events in outbox.items() if box.loop is loop]
-            post(sent[0][0], partial(_deliver, sent))
+            post(loop, partial(_deliver, sent))
 
 
 def _deliver(sent: Sequence[tuple[Mailbox, list[GenerationEvent]]]) -> None:
