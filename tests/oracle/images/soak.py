@@ -36,7 +36,7 @@ from tests.oracle.soak import weights_digest
 
 SOAKED = ("stable-diffusion", "flux")  # a UNet and a transformer
 KINDS = ("peft-lokr", "peft-dora", "lycoris-lokr", "diffusers-lora")
-ROOM_SHARE = 0.9  # of the bytes of one version of each adapter
+ROOM_SHARE = 1.0  # of the bytes of one version of each adapter
 WARM_UP_SHARE = 0.3  # of the requests
 SAMPLE_SHARE = 0.1  # of the finished requests
 MAX_GROWTH_BYTES = 32 * 2**20
@@ -82,7 +82,7 @@ class ImageSoak:
         budgets = Budgets(
             adapter_bytes=int(ROOM_SHARE * adapter_bytes),
             bank_bytes=adapter_bytes // 2,
-            merged_pipelines=3,
+            merged_pipelines=4,
         )
         self.stage = ImageStage(self._files, folder / "model", "float32", budgets)
         self.shelf = Shelf(self._files, self.stage.adapted.spec)

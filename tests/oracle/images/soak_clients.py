@@ -32,7 +32,7 @@ from tests.oracle.images.stage import ImageStage, ServedImages
 from tests.oracle.images.traffic import PlannedImages
 
 MAX_CLIENTS = 12
-MEAN_SWAP_GAP_SECONDS = 0.25
+MEAN_SWAP_GAP_SECONDS = 0.5
 DRAIN_SECONDS = 0.05
 NUM_VERSIONS = 2  # of each adapter
 SEPARATOR = "-v"
