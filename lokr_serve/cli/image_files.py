@@ -40,8 +40,14 @@ def choose_format(wanted: ImageFormat | None, output: Path | None) -> ImageForma
 
 
 def choose_pattern(output: Path | None, image_format: ImageFormat) -> Path:
-    """Return the name of images, with ``{index}`` and ``{seed}`` to be filled in."""
+    """Return the name of images, with ``{index}`` and ``{seed}`` to be filled in.
+
+    Raises:
+        SettingsError: It is none.
+    """
     if output is not None:
+        if not output.name:
+            raise SettingsError(f"--output: {output} names no file")
         return output
     suffix = next(suffix for suffix, known in _FORMATS.items() if known is image_format)
     return Path(DEFAULT_STEM + suffix)
@@ -58,18 +64,24 @@ class ImageFiles:
         """Check, before anything is made, that every file can be written.
 
         Raises:
-            SettingsError: Two images would share a file, a folder is not there, or a file is.
+            SettingsError: Two images would share a file, a folder is not there or takes no files,
+                or a file is there.
         """
         if len(set(self.paths)) < len(self.paths):
             raise SettingsError("--output: several images need {index} or {seed} in their name")
-        for path in self.paths:
-            if not path.parent.is_dir():
-                raise SettingsError(f"--output: {path.parent} is no folder")
+        paths = list(self.paths)
+        if output.latents:
+            paths += map(_latents_path, self.paths)
+        if output.preview_interval:
+            paths += map(_preview_path, self.paths)
+        if len(set(paths)) < len(paths):
+            raise SettingsError(f"--output: {self.paths[0]} is also what lies beside it; rename it")
+        folder = self.paths[0].parent
+        if not folder.is_dir():
+            raise SettingsError(f"--output: {folder} is no folder")
+        _require_writable(folder)
+        for path in paths:
             self._require_free(path)
-            if output.latents:
-                self._require_free(_latents_path(path))
-            if output.preview_interval:
-                self._require_free(_preview_path(path))
 
     def write_image(self, image: GeneratedImage) -> list[Path]:
         """Write an image and what comes with it; return the paths."""
@@ -96,7 +108,13 @@ class ImageFiles:
         _replace(path, data)
 
     def _require_free(self, path: Path) -> None:
-        if path.exists() and not self.may_overwrite:
+        try:
+            is_there, is_folder = path.exists(), path.is_dir()
+        except OSError as error:  # such as a name that is too long
+            raise SettingsError(f"--output: {path} cannot be written: {error}") from error
+        if is_folder:
+            raise SettingsError(f"--output: {path} is a folder")
+        if is_there and not self.may_overwrite:
             raise SettingsError(f"--output: {path} exists; give --force to overwrite it")
 
 
@@ -118,16 +136,36 @@ def image_files(pattern: Path, seeds: Sequence[int], *, may_overwrite: bool) -> 
 
 
 def _latents_path(path: Path) -> Path:
-    return path.with_suffix(".safetensors")
+    return _beside(path, ".safetensors")
 
 
 def _preview_path(path: Path) -> Path:
-    return path.with_suffix(".preview.jpg")
+    return _beside(path, ".preview.jpg")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Return the name of a file beside an image; only what tells a format is left out of it."""
+    stem = path.stem if path.suffix.lower() in _FORMATS else path.name
+    return path.with_name(stem + suffix)
+
+
+def _require_writable(folder: Path) -> None:
+    stage = _stage(folder)
+    try:
+        stage.touch(exist_ok=False)
+        stage.unlink()
+    except OSError as error:
+        raise SettingsError(f"--output: {folder} takes no files: {error}") from error
+
+
+def _stage(folder: Path) -> Path:
+    """Return a name that no file has, short enough for every file system."""
+    return folder / f".image-{secrets.token_hex(8)}"
 
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file under another name first, so that none is ever seen half written."""
-    stage = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    stage = _stage(path.parent)
     try:
         stage.write_bytes(data)
         stage.replace(path)

@@ -10,11 +10,21 @@ from lokr_serve.types.requests import AdapterWeight, ApplyMode
 MAX_PROMPT_BYTES = 64 * 1024
 MAX_IMAGES = 64  # of one request
 MAX_SCHEDULE_POINTS = 1000
+MAX_COUNT = 2**32 - 1  # of anything, as messages have 32 bits for it
 
 
 def _require(holds: bool, field: str, problem: str) -> None:
     if not holds:
         raise InvalidRequestError(field, problem)
+
+
+def _num_bytes(field: str, text: str) -> int:
+    """Return the bytes of a text, which must be whole."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        problem = f"has half of a character at {error.start}; give it as UTF-8"
+        raise InvalidRequestError(field, problem) from error
 
 
 class ImageFormat(Enum):
@@ -58,11 +68,13 @@ class ImageParams:
         """Check every range; NaN fails each of the comparisons."""
         counts = {"width": self.width, "height": self.height, "num_steps": self.num_steps}
         for name, count in counts.items():
-            _require(count is None or count >= 1, f"params.{name}", "must be at least 1")
+            is_count = count is None or 1 <= count <= MAX_COUNT
+            _require(is_count, f"params.{name}", f"must be between 1 and {MAX_COUNT}")
         scales = {"guidance_scale": self.guidance_scale, "true_cfg_scale": self.true_cfg_scale}
         for name, scale in scales.items():
             is_ok = scale is None or 0 <= scale <= 1000
             _require(is_ok, f"params.{name}", "must be between 0 and 1000")
+        _num_bytes("params.scheduler", self.scheduler)
         is_seed = self.seed is None or 0 <= self.seed < 2**64
         _require(is_seed, "params.seed", "must be an unsigned 64-bit integer")
         _require(
@@ -110,7 +122,11 @@ class ImageOutput:
             "output.metadata",
             "raw pixels have no place for metadata; ask for another format",
         )
-        _require(self.preview_interval >= 0, "output.preview_interval", "must not be negative")
+        _require(
+            0 <= self.preview_interval <= MAX_COUNT,
+            "output.preview_interval",
+            f"must be between 0 and {MAX_COUNT}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +160,8 @@ class WeightSchedule:
             name,
             f"must have 1 to {MAX_SCHEDULE_POINTS} points",
         )
-        _require(min(steps) >= 0, name, "a step must not be negative")
+        is_ok = min(steps) >= 0 and max(steps) <= MAX_COUNT
+        _require(is_ok, name, f"a step must be between 0 and {MAX_COUNT}")
         _require(steps == sorted(set(steps)), name, "the steps of its points must increase")
         _require(
             all(math.isfinite(point.factor) for point in self.points),
@@ -178,7 +195,7 @@ class ImageRequest:
         """Check the prompts' sizes, and the schedules against the adapters."""
         for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
             _require(
-                len((text or "").encode()) <= MAX_PROMPT_BYTES,
+                _num_bytes(name, text or "") <= MAX_PROMPT_BYTES,
                 name,
                 f"must be at most {MAX_PROMPT_BYTES} bytes long",
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lokr_core import LokrError
-from lokr_serve.cli.image_files import choose_format, choose_pattern, image_files
+from lokr_serve.cli.image_files import ImageFiles, choose_format, choose_pattern, image_files
 from lokr_serve.errors import SettingsError
 from lokr_serve.types import GeneratedImage, ImageFormat, ImageOutput, ImagePreview
 
@@ -112,6 +112,61 @@ def test_previews_are_there_for_a_while(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
+def test_what_lies_beside_images_is_named_by_all_of_their_name(tmp_path: Path) -> None:
+    """An index after a dot looks like a suffix, and would give all latents one name."""
+    files = image_files(tmp_path / "cat.{index}", [7, 8], may_overwrite=False)
+    files.require_free(ImageOutput(latents=True, preview_interval=1))
+    written = [files.write_image(image(index, latents=b"latents")) for index in (0, 1)]
+
+    assert [[path.name for path in paths] for paths in written] == [
+        ["cat.0", "cat.0.safetensors"],
+        ["cat.1", "cat.1.safetensors"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["cat.safetensors", "cat"], "also what lies beside"),
+        (["folder"], "is a folder"),
+        (["x" * 250 + ".{index}"], "cannot be written"),
+    ],
+)
+def test_names_that_cannot_be_written_are_told_first(
+    tmp_path: Path, names: list[str], problem: str
+) -> None:
+    """An image that was made and cannot be written is lost, forced or not."""
+    (tmp_path / "folder").mkdir()
+    files = ImageFiles(paths=tuple(tmp_path / name for name in names), may_overwrite=True)
+
+    with pytest.raises(SettingsError, match=problem):
+        files.require_free(ImageOutput(latents=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder here takes no files")
+def test_a_folder_that_takes_no_files_is_told_first() -> None:
+    """That it is there is not enough, not even for root."""
+    files = image_files(Path("/proc/self/cat.png"), [7], may_overwrite=False)
+
+    with pytest.raises(SettingsError, match="takes no files"):
+        files.require_free(ImageOutput())
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_name_of_no_file_is_refused(name: str) -> None:
+    """Such as an empty variable of a script."""
+    with pytest.raises(SettingsError, match="names no file"):
+        choose_pattern(Path(name), ImageFormat.PNG)
+
+
+def test_names_may_be_as_long_as_the_file_system_lets_them(tmp_path: Path) -> None:
+    """What a file is called while it is written must not be longer than its own name."""
+    path = tmp_path / ("x" * 251 + ".png")
+    files = image_files(path, [7], may_overwrite=False)
+
+    assert files.write_image(image()) == [path]
+
+
 def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
     """Images take minutes, and another run may have been faster."""
     files = image_files(tmp_path / "cat.png", [7], may_overwrite=False)
@@ -125,9 +180,12 @@ def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """No half of an image, and no traceback."""
-    (tmp_path / "cat.png").mkdir()
-    files = image_files(tmp_path / "cat.png", [7], may_overwrite=True)
+    preview = tmp_path / "cat.preview.jpg"
+    preview.mkdir()
+    gone = image_files(tmp_path / "gone" / "cat.png", [7], may_overwrite=True)
 
     with pytest.raises(LokrError, match="cannot be written"):
-        files.write_image(image())
-    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
+        image_files(tmp_path / "cat.png", [7], may_overwrite=True).write_preview(PREVIEW)
+    with pytest.raises(LokrError, match="cannot be written"):
+        gone.write_image(image())
+    assert list(tmp_path.iterdir()) == [preview]
