@@ -29,8 +29,6 @@ KINDS: Mapping[str, tuple[str, str]] = {
 }
 SEED = 3
 NUM_REQUESTS = 3  # of each family
-# Where a model's scheduler leaves clip_sample out, as tiny ones do, Stable Diffusion sets it.
-pytestmark = pytest.mark.filterwarnings("ignore:[^~]*clip_sample:FutureWarning")
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)

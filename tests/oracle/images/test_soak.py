@@ -12,8 +12,6 @@ from tests.oracle.images.trained import FAMILIES
 
 KINDS = ("peft-lokr", "lycoris-lokr")
 
-pytestmark = pytest.mark.filterwarnings("ignore:[^~]*clip_sample:FutureWarning")
-
 
 def test_the_command_finds_nothing_held_lost_or_changed(
     capsys: pytest.CaptureFixture[str],

@@ -67,7 +67,9 @@ def _make_1_5(checker: StableDiffusionSafetyChecker | None) -> StableDiffusionPi
         text_encoder=clip_text(1),
         tokenizer=clip_tokenizer(),
         unet=drawn(unet),
-        scheduler=PNDMScheduler(**_NOISE, skip_prk_steps=True, steps_offset=1),
+        scheduler=PNDMScheduler.from_config(
+            {**_NOISE, "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}
+        ),
         safety_checker=checker,
         feature_extractor=_feature_extractor() if checker is not None else None,
         requires_safety_checker=checker is not None,
