@@ -176,7 +176,7 @@ def _previews(files: ImageFiles, output: ImageOutput) -> Iterator[None]:
 def _parse_size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
-    match = re.fullmatch(r"(\d+)x(\d+)", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,10})x(\d{1,10})", text, re.ASCII)
     if match is None:
         raise SettingsError(f"--size: {text!r} is not WIDTHxHEIGHT, such as 768x512")
     return int(match[1]), int(match[2])

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from lokr_core import AdapterMix, AdapterRef, MixPart
+from lokr_core import AdapterMix, AdapterRef, MixPart, check_adapter_id
 from lokr_serve.types import (
     AdapterWeight,
     ChatPrompt,
@@ -45,11 +45,12 @@ def mix_name(adapters: Sequence[AdapterWeight]) -> str:
     """Return a mix's canonical name, as the server will.
 
     Raises:
-        MixError: A weight is not finite, or an adapter is named twice.
+        MixError: A weight is not finite, an adapter is named twice, or an id is none; not every
+            text may stand in the metadata of a call.
     """
     parts = (
         MixPart(
-            ref=AdapterRef(adapter_id=adapter.adapter_id, version=""),
+            ref=AdapterRef(adapter_id=check_adapter_id(adapter.adapter_id), version=""),
             weight=adapter.weight,
             module_weights=tuple(sorted(adapter.module_weights)),
         )

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import safetensors.torch
 from PIL import ExifTags
@@ -28,6 +29,8 @@ PREVIEW_QUALITY = 75
 
 # A segment of JPEG holds 64 KiB less its own length and name; other formats have no such limit.
 MAX_JPEG_EXIF_BYTES = 65_533
+# Pixels to a side, as far as Pillow's encoders go; other formats have no such limit.
+MAX_SIDES = MappingProxyType({ImageFormat.WEBP: 16_383, ImageFormat.JPEG: 65_500})
 _ASCII_PREFIX = b"ASCII\0\0\0"
 _UNICODE_PREFIX = b"UNICODE\0"
 
@@ -65,6 +68,21 @@ def encode_image(image: Image, output: ImageOutput, metadata: Mapping[str, str])
             return _saved(rgb, "JPEG", quality=output.quality or JPEG_QUALITY, exif=_exif(metadata))
         case ImageFormat.RAW:
             return rgb.tobytes()
+
+
+def require_size_fits(output: ImageOutput, width: int, height: int) -> None:
+    """Check, before an image is made, that its format goes so far.
+
+    Raises:
+        InvalidRequestError: It is WebP or JPEG, and does not.
+    """
+    most = MAX_SIDES.get(output.format)
+    if most is not None and max(width, height) > most:
+        raise InvalidRequestError(
+            "output.format",
+            f"{output.format.name} has at most {most} pixels to a side, not {max(width, height)}; "
+            "ask for PNG or raw",
+        )
 
 
 def require_metadata_fits(output: ImageOutput, metadata: Mapping[str, str]) -> None:

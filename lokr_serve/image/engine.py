@@ -11,7 +11,7 @@ import torch
 from lokr_core import Adapted, LokrError
 from lokr_serve.config import ImageSettings
 from lokr_serve.errors import EngineStoppedError, InvalidRequestError, NotFiniteError
-from lokr_serve.image.encode import require_metadata_fits
+from lokr_serve.image.encode import require_metadata_fits, require_size_fits
 from lokr_serve.image.forwards import Forwards
 from lokr_serve.image.gather import Gathering, RequestCancelledError, stopped
 from lokr_serve.image.generation import ImageGeneration
@@ -111,13 +111,15 @@ class ImageEngine:
         """Refuse what can never run.
 
         Raises:
-            InvalidRequestError: An adapter gives a module outputs of another number, or an image
-                has no room for its metadata.
+            InvalidRequestError: An adapter gives a module outputs of another number, or the format
+                of images has no room for their size or metadata.
         """
-        seeds = generation.plan.seeds
+        output, plan = generation.request.output, generation.plan
+        require_size_fits(output, plan.width, plan.height)
+        seeds = plan.seeds
         longest = seeds.index(max(seeds))  # to write down; all else is the same in every image
         metadata = image_metadata(generation, longest, model=self._loaded.name)
-        require_metadata_fits(generation.request.output, metadata)
+        require_metadata_fits(output, metadata)
         path = self._adapted.resized_module(generation.mix)
         if path is not None:
             raise InvalidRequestError(

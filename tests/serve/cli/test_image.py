@@ -105,6 +105,7 @@ def test_people_see_how_far_it_is(
     ("arguments", "word"),
     [
         (("--size", "32"), "WIDTHxHEIGHT"),
+        (("--size", "9" * 5000 + "x16"), "WIDTHxHEIGHT"),
         (("--strength", "0.5"), "--init-image"),
         (("--init-image", "nowhere.png"), "nowhere.png"),
         (("--adapter", "a*b"), "a*b"),

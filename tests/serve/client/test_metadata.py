@@ -32,6 +32,13 @@ def test_module_weights_mark_the_name() -> None:
     assert mix_name([marked]) != mix_name([plain])
 
 
+@pytest.mark.parametrize("adapter_id", ["", "pünktchen", "a\udcff", "two\nlines"])
+def test_what_is_no_id_is_refused_before_it_is_sent(adapter_id: str) -> None:
+    """Metadata has no room for it, and grpc would only say that something is invalid."""
+    with pytest.raises(MixError, match="is no adapter id"):
+        mix_name([AdapterWeight(adapter_id=adapter_id)])
+
+
 def test_the_base_model_has_no_mix_to_name() -> None:
     """An empty header would hash all base requests onto one server."""
     metadata = dict(generation_metadata(GenerationRequest(prompt=PROMPT)))

@@ -9,10 +9,12 @@ from PIL import ExifTags, Image
 
 from lokr_serve.errors import InvalidRequestError
 from lokr_serve.image.encode import (
+    MAX_SIDES,
     encode_image,
     encode_latents,
     encode_preview,
     require_metadata_fits,
+    require_size_fits,
 )
 from lokr_serve.types import ImageFormat, ImageOutput
 
@@ -125,6 +127,25 @@ def test_metadata_that_a_jpeg_cannot_hold_is_refused() -> None:
         encode_image(picture(), output, metadata)
     assert caught.value.field == "output.metadata"
     require_metadata_fits(ImageOutput(metadata=True), metadata)
+
+
+@pytest.mark.parametrize("image_format", [ImageFormat.WEBP, ImageFormat.JPEG])
+@pytest.mark.parametrize("quality", [None, 80])
+def test_sides_that_a_format_cannot_have_are_refused(
+    image_format: ImageFormat, quality: int | None
+) -> None:
+    """The check must be as strict as the encoder, or the image is made and lost."""
+    output = ImageOutput(format=image_format, quality=quality)
+    most = MAX_SIDES[image_format]
+    require_size_fits(output, most, 1)
+    require_size_fits(ImageOutput(), most + 1, 1)
+
+    assert encode_image(Image.new("RGB", (most, 1)), output, {})
+    with pytest.raises((ValueError, OSError)):
+        encode_image(Image.new("RGB", (1, most + 1)), output, {})
+    with pytest.raises(InvalidRequestError, match="ask for PNG or raw") as caught:
+        require_size_fits(output, 1, most + 1)
+    assert caught.value.field == "output.format"
 
 
 def test_metadata_of_the_most_bytes_fits_a_jpeg() -> None:

@@ -57,6 +57,15 @@ def test_metadata_must_fit_every_image_of_a_request(world: World) -> None:
     assert not has_room(engine, world, most, num_images=2)
 
 
+def test_a_size_that_its_format_cannot_have_is_refused(world: World) -> None:
+    """A panorama would fail once it was made."""
+    engine, webp = build(world), {"format": ImageFormat.WEBP}
+
+    engine.check(generation(world, width=16_384, height=8))
+    with pytest.raises(InvalidRequestError, match="16383 pixels to a side"):
+        engine.check(generation(world, width=16_384, height=8, output=webp))
+
+
 async def test_cancelling_ends_the_work_at_the_next_step(world: World) -> None:
     """The iterator is closed only when nothing works for the request; the others go on."""
     lasting = generation(world, 1, num_steps=4)
