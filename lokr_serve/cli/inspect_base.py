@@ -16,17 +16,17 @@ from lokr_core.formats.header import DTYPES
 from lokr_core.formats.inspect.file_base import without_memory
 from lokr_serve.cli.command import Dtype
 from lokr_serve.errors import ModelError, SettingsError
+from lokr_serve.image.folder import INDEX_NAME, is_pipeline
 from lokr_serve.pretrained import CONFIG_NAME, read_config, read_weights, reading, require_model
 
 Base = nn.Module | Mapping[str, nn.Module]
 Json = Mapping[str, object]
 
-PIPELINE_NAME = "model_index.json"
 _DTYPE_NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 class _DiffusersClass(Protocol):
-    """A class of models of diffusers, which need not be installed."""
+    """A class of models of diffusers."""
 
     def from_config(self, config: Json) -> nn.Module:
         """Return a model as a configuration describes it."""
@@ -68,10 +68,8 @@ def load_weights(folder: Path, dtype: Dtype) -> Base:
 def _each(folder: Path, make: Callable[[Path], nn.Module]) -> Base:
     """Return the one model of a folder, or those of a pipeline by name."""
     with reading(folder, ModelError):
-        if (folder / PIPELINE_NAME).is_file():
-            parts = [
-                name for name, value in _read(folder / PIPELINE_NAME).items() if _is_part(value)
-            ]
+        if is_pipeline(folder):
+            parts = [name for name, value in _read(folder / INDEX_NAME).items() if _is_part(value)]
             found = [name for name in parts if (folder / name / CONFIG_NAME).is_file()]
             if not found:
                 raise SettingsError(f"model.path: {folder} is a pipeline without a model")
@@ -133,11 +131,7 @@ def _class(folder: Path) -> type[nn.Module]:
     if name is None:
         names = config.get("architectures")
         library, name = "transformers", names[0] if isinstance(names, list) and names else None
-    try:
-        kind = getattr(importlib.import_module(library), str(name), None)
-    except ImportError as error:
-        problem = f"needs {library}, which is not installed"
-        raise ModelError(f"model.path: {folder} {problem}") from error
+    kind = getattr(importlib.import_module(library), str(name), None)  # one of them, as it is slow
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ModelError(f"model.path: {folder} is a {name!r}, which is no model of {library}")
     return kind
