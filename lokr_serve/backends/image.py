@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from diffusers.utils import logging
 from torch import nn
 
 from lokr_core import Adapted
@@ -45,7 +46,12 @@ class PipelineModel:
 def load_pipeline_model(settings: ModelSettings) -> PipelineModel:
     """Load a pipeline; takes long.
 
+    From then on diffusers says nothing of what requests ask for: the planner has checked it, and
+    such words come with every request and quote its prompt.
+
     Raises:
         LokrError: It cannot be loaded, or cannot be served.
     """
-    return PipelineModel(loaded=load_pipeline(settings))
+    loaded = load_pipeline(settings)
+    logging.set_verbosity_error()
+    return PipelineModel(loaded=loaded)
