@@ -9,7 +9,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from lokr_serve.client import image_replies, image_requests, replies, requests
-from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options
+from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options, deadline
 from lokr_serve.client.errors import client_errors
 from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.types import (
@@ -178,8 +178,8 @@ class AsyncClient:
         message = HealthCheckRequest(service=service)
         return replies.health(await self._call(self._health.Check, message, timeout_seconds))
 
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self._timeout_seconds if timeout_seconds is None else timeout_seconds
+    def _timeout(self, timeout_seconds: float | None) -> float | None:
+        return deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
 
     async def _call(
         self,

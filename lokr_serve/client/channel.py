@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 DEFAULT_TIMEOUT_SECONDS = 300.0
+MAX_TIMEOUT_SECONDS = 1e9  # 30 years; grpc counts nanoseconds in 64 bits, and wraps
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # what a server sends at most by default
 
 # Calls that may be made again: before the first reply nothing has come of them, or making them
@@ -35,6 +36,11 @@ def channel_options() -> Sequence[tuple[str, int | str]]:
         ("grpc.keepalive_time_ms", 30_000),  # find a server that is gone during a long silence
         ("grpc.keepalive_timeout_ms", 20_000),
     )
+
+
+def deadline(timeout_seconds: float) -> float | None:
+    """Return what grpc is told of a timeout: None where it is longer than it can count."""
+    return timeout_seconds if timeout_seconds <= MAX_TIMEOUT_SECONDS else None
 
 
 def _service_config() -> dict[str, object]:

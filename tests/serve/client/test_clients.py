@@ -161,6 +161,16 @@ def test_timeouts_are_per_call_or_the_client_s_own(shared_server: Connection) ->
         shared_server.client.generate_once(LONG, timeout_seconds=0.05)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 1e10])
+async def test_a_timeout_without_end_is_none(shared_server: Connection, seconds: float) -> None:
+    """Not one that has passed already, which is what grpc makes of so large a number."""
+    address = shared_server.addresses.listen
+    with Client(address, timeout_seconds=seconds) as client:
+        assert client.health() is Health.SERVING
+    async with AsyncClient(address) as asynchronous:
+        assert await asynchronous.health(timeout_seconds=seconds) is Health.SERVING
+
+
 async def test_the_asyncio_client_does_what_the_blocking_one_does(
     shared_server: Connection,
 ) -> None:
