@@ -150,15 +150,14 @@ class GenerationFailedError(LokrError):
 
 
 class NotFiniteError(LokrError):
-    """A request's latents hold NaN or infinity, so that no image can be made of them."""
+    """A request's latents or pixels hold NaN or infinity, so that no image can be made of them."""
 
-    def __init__(self, request_id: str, step: int) -> None:
+    def __init__(self, request_id: str, subject: str) -> None:
         super().__init__(
-            f"request {request_id!r} has latents that are not finite after step {step}; lower the "
-            "weights of its adapters, or its guidance"
+            f"request {request_id!r}: its {subject} are not finite; lower the weights of its "
+            "adapters or its guidance, or serve the model in a wider dtype"
         )
         self.request_id = request_id
-        self.step = step
 
 
 class NumericsError(LokrError):

@@ -139,7 +139,7 @@ class ImageEngine:
             QueueFullError: Too many requests wait already.
             GenerationFailedError: The request cannot be computed, even alone.
             DeviceMemoryError: The device has no memory for it, even alone.
-            NotFiniteError: Its mix or its guidance takes its latents beyond all numbers.
+            NotFiniteError: Its latents or pixels are beyond all numbers.
             EngineStoppedError: The engine has ended.
         """
         self.check(generation)

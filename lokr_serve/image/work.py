@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor, nn
 
 from lokr_core import Apply
 from lokr_serve.errors import NotFiniteError
@@ -71,7 +72,7 @@ class Work:
         if name in {encoder.component for encoder in family.text_encoders}:
             return EncoderStandIn(name, module, self._call)
         if name == "vae":
-            return VaeStandIn(name, module, self._call)
+            return VaeStandIn(name, module, self._call_vae)
         return StandIn(name, module, self._call)
 
     def _denoise(self, calls: Sequence[Call]) -> list[object]:
@@ -84,6 +85,15 @@ class Work:
     def _call(self, calls: Sequence[Call]) -> list[object]:
         generation = self._job.generation
         return self._gathering.run(self._job.member, calls, generation.mix, generation.apply)
+
+    def _call_vae(self, calls: Sequence[Call]) -> list[object]:
+        """Run the VAE; pixels that are none would else be drawn as black ones."""
+        outputs = self._call(calls)
+        for output in outputs:
+            first = output[0] if isinstance(output, (tuple, BaseOutput)) else None
+            if isinstance(first, Tensor) and not first.isfinite().all():
+                raise NotFiniteError(self._job.request_id, "decoded pixels")
+        return outputs
 
     def _on_step(self, done: StepDone) -> None:
         job = self._job
@@ -103,7 +113,7 @@ class Work:
     def _require_finite(self, done: StepDone) -> None:
         """Check latents that are about to be decoded; at other steps it would stall a device."""
         if not done.latents.isfinite().all():
-            raise NotFiniteError(self._job.request_id, done.step)
+            raise NotFiniteError(self._job.request_id, f"latents after step {done.step}")
 
     def _preview(self, done: StepDone) -> None:
         plan, vae = self._job.generation.plan, self._stand_ins["vae"]

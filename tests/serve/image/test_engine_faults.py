@@ -1,11 +1,13 @@
 """Faults: a request that cannot be computed fails alone, and a device that fails ends all."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from lokr_core import AdapterMix, MixPart
 from lokr_serve.errors import (
@@ -108,6 +110,18 @@ async def test_latents_that_are_not_finite_are_told_and_never_drawn(
     assert "request-9" in str(failed.errors[0])
     assert not failed.of(ImagePreview)
     assert_equal(answer.latents, stock(world, requests[1]).latents)
+
+
+async def test_pixels_that_are_not_finite_are_told_and_never_drawn(world: World) -> None:
+    """A VAE in half precision overflows on latents that are fine, and black would look right."""
+    vae: nn.Module = world.loaded.pipeline.components["vae"]
+    handle = vae.get_submodule("decoder").register_forward_hook(lambda _, __, out: out * math.inf)
+    async with running(world) as engine:
+        answer = await ask(engine, generation(world, 1))
+    handle.remove()
+
+    assert [type(error) for error in answer.errors] == [NotFiniteError]
+    assert "decoded pixels" in str(answer.errors[0])
 
 
 async def test_a_request_that_dies_between_its_calls_holds_up_nobody(world: World) -> None:
