@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types.requests import AdapterWeight, ApplyMode
+from lokr_serve.types.requests import AdapterWeight, ApplyMode, num_bytes
 
 MAX_PROMPT_BYTES = 64 * 1024
 MAX_IMAGES = 64  # of one request
@@ -16,15 +16,6 @@ MAX_COUNT = 2**32 - 1  # of anything, as messages have 32 bits for it
 def _require(holds: bool, field: str, problem: str) -> None:
     if not holds:
         raise InvalidRequestError(field, problem)
-
-
-def _num_bytes(field: str, text: str) -> int:
-    """Return the bytes of a text, which must be whole."""
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError as error:
-        problem = f"has half of a character at {error.start}; give it as UTF-8"
-        raise InvalidRequestError(field, problem) from error
 
 
 class ImageFormat(Enum):
@@ -74,7 +65,7 @@ class ImageParams:
         for name, scale in scales.items():
             is_ok = scale is None or 0 <= scale <= 1000
             _require(is_ok, f"params.{name}", "must be between 0 and 1000")
-        _num_bytes("params.scheduler", self.scheduler)
+        num_bytes("params.scheduler", self.scheduler)
         is_seed = self.seed is None or 0 <= self.seed < 2**64
         _require(is_seed, "params.seed", "must be an unsigned 64-bit integer")
         _require(
@@ -195,7 +186,7 @@ class ImageRequest:
         """Check the prompts' sizes, and the schedules against the adapters."""
         for name, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
             _require(
-                _num_bytes(name, text or "") <= MAX_PROMPT_BYTES,
+                num_bytes(name, text or "") <= MAX_PROMPT_BYTES,
                 name,
                 f"must be at most {MAX_PROMPT_BYTES} bytes long",
             )

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
+from lokr_serve.errors import InvalidRequestError
 from lokr_serve.types.sampling import SamplingParams
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -12,6 +13,19 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 def is_request_id(text: str) -> bool:
     """Return whether ``text`` may name a request: it goes into logs and call metadata."""
     return _REQUEST_ID.fullmatch(text) is not None
+
+
+def num_bytes(field: str, text: str) -> int:
+    """Return the bytes of a text.
+
+    Raises:
+        InvalidRequestError: It is no whole text; ``field`` is its path in the request.
+    """
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        problem = f"has half of a character at {error.start}; give it as UTF-8"
+        raise InvalidRequestError(field, problem) from error
 
 
 class ApplyMode(Enum):
@@ -33,9 +47,17 @@ class AdapterWeight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
-    """Plain text; gets the tokenizer's special tokens."""
+    """Plain text; gets the tokenizer's special tokens.
+
+    Raises:
+        InvalidRequestError: It holds half of a character, as an argument that is no UTF-8 does.
+    """
 
     text: str
+
+    def __post_init__(self) -> None:
+        """Check that it is a whole text."""
+        num_bytes("text", self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +73,11 @@ class ChatMessage:
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        """Check that both are whole texts."""
+        num_bytes("messages.messages.role", self.role)
+        num_bytes("messages.messages.content", self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

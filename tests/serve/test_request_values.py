@@ -1,4 +1,4 @@
-"""What a program may put into a request for images, and no message has room for."""
+"""What a program may put into a request, and no message has room for."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,20 @@ import pytest
 
 from lokr_serve.errors import InvalidRequestError
 from lokr_serve.types import (
+    ChatMessage,
     ImageOutput,
     ImageParams,
     ImageRequest,
     ScheduledFactor,
+    TextPrompt,
     WeightSchedule,
 )
 
 HALF = "a \udcff"  # half of a character, as the command line spells a byte that is no text
 BUILDERS: dict[str, Callable[[], object]] = {
+    "text": lambda: TextPrompt(text=HALF),
+    "messages.messages.role": lambda: ChatMessage(role=HALF, content=""),
+    "messages.messages.content": lambda: ChatMessage(role="user", content=HALF),
     "params.width": lambda: ImageParams(width=2**32),
     "params.height": lambda: ImageParams(height=2**32),
     "params.num_steps": lambda: ImageParams(num_steps=2**32),
