@@ -13,6 +13,8 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test check bench oracle parity soak fuzz lint protos format clean
 
+# Or it advises to install what nothing here needs.
+demo: export TRANSFORMERS_VERBOSITY := error
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import torch
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from lokr_serve.backends import Base, build_backend, load_base
 from lokr_serve.config import Settings
@@ -58,8 +58,10 @@ def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
         LokrError: The server could not start, or its engine failed.
     """
     configure_logs(settings.server.log_level)
+    transformers_logging.disable_default_handler()  # its lines are of the same form as ours
+    transformers_logging.enable_propagation()
     if not sys.stderr.isatty():
-        disable_progress_bar()
+        transformers_logging.disable_progress_bar()
 
     async def until_signal() -> None:
         with _stop_signals() as stop:

@@ -61,10 +61,12 @@ def log_handler(stream: TextIO) -> logging.Handler:
 def configure_logs(level: str) -> None:
     """Send the logs of the whole process to standard error from ``level`` on.
 
-    Other packages are heard from warnings on only.
+    Other packages are heard from warnings on only, and not where transformers advises to install
+    what nothing here needs, as it does whenever diffusers is imported.
     """
     root = logging.getLogger()
     root.handlers = [log_handler(sys.stderr)]
     root.setLevel(logging.WARNING)
     for package in ("lokr_core", "lokr_serve"):
         logging.getLogger(package).setLevel(level.upper())
+    logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)

@@ -52,6 +52,8 @@ def load_pipeline_model(settings: ModelSettings) -> PipelineModel:
     Raises:
         LokrError: It cannot be loaded, or cannot be served.
     """
+    logging.disable_default_handler()  # what it says of files is said in the server's log
+    logging.enable_propagation()
     loaded = load_pipeline(settings)
     logging.set_verbosity_error()
     return PipelineModel(loaded=loaded)

@@ -74,17 +74,19 @@ def test_lines_on_a_terminal_are_for_people(logger: logging.Logger, request_id: 
 
 def test_only_our_own_packages_are_heard_below_warnings() -> None:
     """Other libraries' chatter hides what matters."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    root, importer = logging.getLogger(), logging.getLogger("transformers.utils.import_utils")
+    handlers, level, importer_level = root.handlers, root.level, importer.level
     try:
         configure_logs("debug")
 
         assert logging.getLogger("lokr_serve.x").isEnabledFor(logging.DEBUG)
         assert not logging.getLogger("transformers_like").isEnabledFor(logging.INFO)
+        assert not importer.isEnabledFor(logging.WARNING)
         (handler,) = root.handlers
         assert isinstance(handler, logging.StreamHandler)
         assert handler.stream is sys.stderr
     finally:
         root.handlers, root.level = handlers, level
+        importer.setLevel(importer_level)
         logging.getLogger("lokr_serve").setLevel(logging.NOTSET)
         logging.getLogger("lokr_core").setLevel(logging.NOTSET)

@@ -1,12 +1,18 @@
-"""What a server's log says of requests for images that it serves: nothing."""
+"""What a server's log has of diffusers: words on files, and none on requests that it serves."""
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from diffusers.utils.logging import get_verbosity, set_verbosity
+from diffusers.utils.logging import (
+    disable_propagation,
+    enable_default_handler,
+    get_verbosity,
+    set_verbosity,
+)
 
+from lokr_serve.backends.image import load_pipeline_model
 from lokr_serve.types import ImageParams, ImageRequest
 from tests.serve.running import connected, running_server, tiny_settings
 from tests.tiny.pipelines import save_pipeline
@@ -23,6 +29,8 @@ def remarks() -> Iterator[list[str]]:
     yield said
     logging.getLogger("diffusers").removeHandler(handler)
     set_verbosity(verbosity)
+    enable_default_handler()
+    disable_propagation()
 
 
 def test_no_request_is_remarked_upon_and_no_prompt_quoted(
@@ -38,3 +46,13 @@ def test_no_request_is_remarked_upon_and_no_prompt_quoted(
 
     assert len(made.images) == 1
     assert remarks == []
+
+
+def test_diffusers_writes_no_lines_of_its_own_form(tmp_path: Path, remarks: list[str]) -> None:
+    """A log is read line by line as JSON, and one other line breaks its reader."""
+    settings = tiny_settings(save_pipeline(tmp_path / "model", "flux"))
+    load_pipeline_model(settings.model)
+    diffusers = logging.getLogger("diffusers")
+
+    assert diffusers.propagate
+    assert not any(type(handler) is logging.StreamHandler for handler in diffusers.handlers)
