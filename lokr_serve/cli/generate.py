@@ -51,7 +51,9 @@ class Generate:
     temperature: Annotated[float, Option(help="0 is greedy.")] = DEFAULTS.temperature
     top_p: Annotated[float, Option(help="Probability to draw from.")] = DEFAULTS.top_p
     seed: Annotated[int | None, Option(help="Makes the draws repeatable.")] = None
-    stop: Annotated[list[str] | None, Option(help="Ends a sequence; repeatable.")] = None
+    stop: Annotated[
+        list[str] | None, Option(metavar="TEXT", help="Ends a sequence; repeatable.")
+    ] = None
     n: Annotated[int, Option("--n", help="How many sequences.")] = DEFAULTS.n
     server: ServerFlag = INFERENCE_SERVER
     timeout: TimeoutFlag = 300.0

@@ -14,7 +14,9 @@ from lokr_serve.client import Client, Health
 class CheckHealth:
     """Say whether a server takes requests; exits with 1 if it does not."""
 
-    service: Annotated[str, typer.Argument(help="A service, liveness or readiness.")] = ""
+    service: Annotated[
+        str, typer.Argument(help="lokr_serve.v1.TextService or another, liveness or readiness.")
+    ] = ""
     server: ServerFlag = INFERENCE_SERVER
     timeout: TimeoutFlag = 5.0
     as_json: JsonFlag = False

@@ -13,9 +13,7 @@ from lokr_serve.types import AdapterWeight, ScheduledFactor, WeightSchedule
 
 AdapterFlag = Annotated[
     list[str] | None,
-    Option(
-        "--adapter", metavar="ID[*WEIGHT]", help="An adapter of the mix; may be given repeatedly."
-    ),
+    Option("--adapter", metavar="ID[*WEIGHT]", help="An adapter of the mix; repeatable."),
 ]
 ModuleWeightFlag = Annotated[
     list[str] | None,
