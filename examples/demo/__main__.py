@@ -37,6 +37,7 @@ def main() -> None:
         console.print(f"[red]not seen: {claim}[/]")
     if unseen:
         sys.exit(1)
+    console.print("all that the demo is to show was checked and seen")
     console.print("\nGo on from here, with the one or the other:")
     _print_command(serve_command(data.model, data.adapters), console)
     _print_command(serve_command(image_data.model, image_data.adapters), console)
@@ -54,7 +55,7 @@ def _prepare(data: DemoData, image_data: ImageData, console: Console) -> None:
         image_seconds = images.result()
     console.print(
         f"the pipeline and its adapters are ready after {_seconds_since(began)}; "
-        f"{image_seconds:.0f} s of it at the same time"
+        f"a process beside this one made them in {image_seconds:.0f} s"
     )
 
 
