@@ -210,16 +210,13 @@ class AdapterRegistry:
         Args:
             adapters: The parts of the mix.
             mode: How they are to be applied.
-            workload: What the request computes, by which auto chooses; the decoding of a text, if
-                it is None.
+            workload: What the request computes, by which auto chooses; a text's decoding if None.
 
         Raises:
             InvalidRequestError: The mix is malformed, or does not fit its adapters.
             AdapterNotFoundError, AdapterDrainingError: An id takes no requests.
-            AdapterLoadFailedError, AdapterLoadCrashedError: An adapter could not be loaded, now or
-                a moment ago.
-            AdapterBudgetError: There is no room for an adapter, or for merged weights that the
-                mode asks for.
+            AdapterLoadFailedError, AdapterLoadCrashedError: An adapter could not be loaded.
+            AdapterBudgetError: No room for an adapter, or for merged weights if the mode asks so.
             DeviceMemoryError: The device has no memory left for either.
             AdapterUnloadedError: An adapter was unloaded by force meanwhile.
             LossyMergeError: The mode asks for a merge that rounding would spoil.
