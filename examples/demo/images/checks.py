@@ -79,11 +79,14 @@ def _everywhere(
 
 
 def _dawns(gallery: Gallery) -> bool:
+    """Whether each picture is brighter two steps on; a single first step may be level."""
     fades = [
         [brightness(gallery.together[Title(prompt=prompt, mix=mix)]) for mix in FADE]
         for prompt in PROMPTS
     ]
-    return all(fade == sorted(fade) for fade in fades)
+    return all(
+        now < later for fade in fades for now, later in zip(fade[:-2], fade[2:], strict=True)
+    )
 
 
 def _is_same_alone(gallery: Gallery) -> bool:
