@@ -7,6 +7,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUANTISED := $(VENV)/.installed-quantised
+CLUSTER := $(VENV)/.installed-cluster
 
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
@@ -18,7 +19,7 @@ demo: export TRANSFORMERS_VERBOSITY := error
 demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) $(QUANTISED)
+test: $(STAMP) $(QUANTISED) $(CLUSTER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 check: lint test
@@ -68,4 +69,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(QUANTISED): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quantised]'
+	touch $@
+
+$(CLUSTER): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster]'
 	touch $@

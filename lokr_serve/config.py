@@ -4,9 +4,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lokr_serve.errors import SettingsError
 
@@ -16,6 +16,8 @@ MIB = 1024 * 1024
 Positive = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -41,8 +43,10 @@ class ServerSettings(_Section):
     metrics_listen: str = "127.0.0.1:9090"
     max_receive_bytes: Positive = 16 * MIB
     max_send_bytes: Positive = 32 * MIB
-    reflection: bool = True
+    reflection: bool | None = None  # on, unless callers need credentials
+    lame_duck_seconds: Seconds = 0.0  # after SIGTERM: not ready any more, but still serving
     drain_seconds: Seconds = 30.0
+    max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect
     max_adapter_series: Positive = 100
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -55,17 +59,64 @@ class ServerSettings(_Section):
         return value
 
 
+class SecuritySettings(_Section):
+    """Who may call; with none of it set, everyone may."""
+
+    clients: Path | None = None  # TOML file of clients: tokens, scopes, adapters, limits
+    certificate: Path | None = None  # PEM chain of both gRPC listeners
+    private_key: Path | None = None
+    client_ca: Path | None = None  # PEM; callers must then have a certificate of it
+    reload_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two looks at these files
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key go together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs certificate and private_key")
+        return self
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether callers must say who they are."""
+        return self.clients is not None or self.client_ca is not None
+
+
+class LimitSettings(_Section):
+    """What one client, or one adapter, may take; the file of clients may say otherwise for some."""
+
+    client_requests: Positive | None = None  # at the same time
+    client_rate: Rate | None = None  # requests a second, in bursts of up to as many
+    client_queue_share: Share = 1.0  # of the places in the queue
+    client_adapter_bytes: Positive | None = None  # of the adapters that it loaded or uploaded
+    adapter_requests: Positive | None = None
+    adapter_rate: Rate | None = None
+    adapter_queue_share: Share = 1.0
+
+
 class AdapterSettings(_Section):
     """Where adapters come from and how many bytes they may take."""
 
     directory: Path | None = None
+    manifest: Path | None = None  # YAML file of the adapters that this replica must hold
+    manifest_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two looks at it
+    uploads: Path | None = None  # folder that uploads are kept in; none are taken without it
+    upload_bytes: Positive = 8192 * MIB  # of all uploaded files, parts of some included
+    hub: Path | None = None  # folder of Hugging Face's hub cache layout, for hf:// sources
+    remote: tuple[str, ...] = ()  # URIs that sources may start with, such as s3://bucket/adapters/
+    fetched: Path | None = None  # folder for files from there
+    fetched_bytes: Positive = 8192 * MIB
+    fetch_seconds: Annotated[float, Field(gt=0)] = 60.0  # for one adapter to come from there
+    max_fetches: Positive = 4  # at the same time
+    max_file_bytes: Positive = 4096 * MIB  # of one adapter, told before it is read
+    idle_seconds: Seconds = 0.0  # after its last use an adapter leaves memory; 0 is never
     device_bytes: Bytes = 4096 * MIB
     host_bytes: Bytes = 8192 * MIB
     merge_cache_bytes: Bytes = 2048 * MIB
     bank_bytes: Bytes = 1024 * MIB  # active adapters' factors side by side
     max_parts: Positive = 8
     max_loads: Positive = 4  # loads at the same time
-    load_share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the time while requests are served
+    load_share: Share = 0.25  # of the time while requests are served
     allow_lossy_merge: bool = False
     max_rounding_loss: Annotated[float, Field(ge=0)] = 0.1
     retry_seconds: Seconds = 1.0  # first wait after a failed load; doubles
@@ -96,11 +147,22 @@ class ImageSettings(_Section):
     stuck_step_seconds: Seconds = 300.0
 
 
+class TracingSettings(_Section):
+    """Spans for OpenTelemetry; none without an endpoint."""
+
+    endpoint: str | None = None  # of an OTLP collector over gRPC, such as http://127.0.0.1:4317
+    service_name: str = "lokr-serve"
+    sample_share: Annotated[float, Field(ge=0, le=1)] = 1.0  # of requests that bring no trace
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
     model: ModelSettings
     server: ServerSettings = ServerSettings()
+    security: SecuritySettings = SecuritySettings()
+    limits: LimitSettings = LimitSettings()
+    tracing: TracingSettings = TracingSettings()
     adapters: AdapterSettings = AdapterSettings()
     text: TextSettings = TextSettings()
     image: ImageSettings = ImageSettings()

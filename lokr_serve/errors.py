@@ -97,6 +97,39 @@ class SourceError(LokrError):
         self.source = source
 
 
+class SourceUnavailableError(LokrError):
+    """An adapter's source is allowed and well formed, but cannot be reached or read now."""
+
+    def __init__(self, source: str, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"source {source!r} {problem}; try again after {retry_seconds:.0f} s")
+        self.source = source
+        self.retry_seconds = retry_seconds
+
+
+class UploadError(LokrError):
+    """An upload's frames are not what its header announced."""
+
+
+class UploadBusyError(LokrError):
+    """Another call uploads the same file at the moment."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"a file with digest {digest} is being uploaded by another call")
+        self.digest = digest
+
+
+class StorageFullError(LokrError):
+    """The folder that files are kept in has no room, by its budget or on its disk."""
+
+    def __init__(self, subject: str, problem: str) -> None:
+        super().__init__(f"{subject}: {problem}")
+        self.subject = subject
+
+
+class ManifestError(LokrError):
+    """The manifest of declared adapters is malformed."""
+
+
 class DigestMismatchError(LokrError):
     """A file's content is not what the caller announced."""
 
@@ -177,4 +210,17 @@ class NotServedError(LokrError):
 
 
 class NotPermittedError(LokrError):
-    """A call is not allowed on this listener."""
+    """A call is not allowed on this listener, or not to this caller."""
+
+
+class UnauthenticatedError(LokrError):
+    """A caller does not say who it is, or nobody knows it."""
+
+
+class LimitExceededError(LokrError):
+    """A client, or an adapter, has what its limit allows already."""
+
+    def __init__(self, subject: str, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"{subject} {problem}; retry after {retry_seconds:.1f} s")
+        self.subject = subject
+        self.retry_seconds = retry_seconds

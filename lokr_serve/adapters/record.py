@@ -143,5 +143,6 @@ def describe(record: Record, usage: Usage) -> AdapterStatus:
         created=record.created,
         last_used=record.last_used,
         warnings=info.warnings,
+        ttl_seconds=record.ttl_seconds,
         error=record.failed.failure if record.failed and is_failed else None,
     )

@@ -59,7 +59,11 @@ class ResourceExhaustedError(ClientError):
 
 
 class PermissionDeniedError(ClientError):
-    """The call belongs to the admin listener."""
+    """The call belongs to the admin listener, or is not for this caller."""
+
+
+class UnauthenticatedError(ClientError):
+    """The server wants credentials, and those that came are none that it knows."""
 
 
 class AbortedError(ClientError):
@@ -98,6 +102,7 @@ _CLASSES = MappingProxyType(
         grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
         grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+        grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
         grpc.StatusCode.ABORTED: AbortedError,
         grpc.StatusCode.UNAVAILABLE: UnavailableError,
         grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,

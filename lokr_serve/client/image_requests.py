@@ -15,6 +15,7 @@ def image_message(request: ImageRequest) -> images_pb2.GenerateImageRequest:
         params=_params_message(request.params),
         output=_output_message(request.output),
         apply_mode=f"APPLY_MODE_{request.apply_mode.name}",
+        priority=f"PRIORITY_{request.priority.name}",
         schedules=map(_schedule_message, request.schedules),
     )
 

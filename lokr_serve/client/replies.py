@@ -149,6 +149,9 @@ def adapter_status(message: adapters_pb2.Adapter) -> AdapterStatus:
         created=_moment(message.created),
         last_used=_moment(message.last_used) if message.HasField("last_used") else None,
         warnings=tuple(message.warnings),
+        aliases=tuple(message.aliases),
+        is_declared=message.declared,
+        ttl_seconds=seconds(message.ttl),
         error=_failure(message.error) if message.HasField("error") else None,
     )
 

@@ -72,6 +72,7 @@ def generation_message(
         messages=_chat_message(prompt) if isinstance(prompt, ChatPrompt) else None,
         sampling=_sampling_message(request.sampling),
         apply_mode=f"APPLY_MODE_{request.apply_mode.name}",
+        priority=f"PRIORITY_{request.priority.name}",
     )
 
 

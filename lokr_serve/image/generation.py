@@ -16,3 +16,4 @@ class ImageGeneration:
     mix: AdapterMix
     apply: Apply
     accepted_at: float  # of time.monotonic
+    client: str = ""  # whose share of the engine it counts against; empty is nobody in particular

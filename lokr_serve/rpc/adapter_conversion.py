@@ -3,7 +3,7 @@
 import re
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.rpc.fields import finite, seconds, timestamp_message
+from lokr_serve.rpc.fields import duration_message, finite, seconds, timestamp_message
 from lokr_serve.types import AdapterFailure, AdapterOverrides, AdapterStatus, LoadSpec
 from lokr_serve.v1 import adapters_pb2
 
@@ -75,6 +75,9 @@ def adapter_message(status: AdapterStatus) -> adapters_pb2.Adapter:
         created=timestamp_message(status.created),
         last_used=None if status.last_used is None else timestamp_message(status.last_used),
         warnings=status.warnings,
+        aliases=status.aliases,
+        declared=status.is_declared,
+        ttl=duration_message(status.ttl_seconds) if status.ttl_seconds else None,
         error=None if status.error is None else _failure_message(status.error),
     )
 

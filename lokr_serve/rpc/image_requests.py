@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.rpc.mix_fields import adapter_weights, apply_mode, request_id
+from lokr_serve.rpc.mix_fields import adapter_weights, apply_mode, priority, request_id
 from lokr_serve.types import (
     ImageFormat,
     ImageOutput,
@@ -47,6 +47,7 @@ def image_request(
         params=_params(message.params),
         output=_output(message.output),
         apply_mode=apply_mode(message.apply_mode),
+        priority=priority(message.priority),
         schedules=tuple(
             _schedule(index, schedule) for index, schedule in enumerate(message.schedules)
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter, is_request_id
+from lokr_serve.types import AdapterWeight, ApplyMode, Priority, ResolvedAdapter, is_request_id
 from lokr_serve.v1 import common_pb2
 
 
@@ -44,6 +44,19 @@ def apply_mode(value: common_pb2.ApplyMode) -> ApplyMode:
             return ApplyMode.MERGED
         case _:
             raise InvalidRequestError("apply_mode", f"{value} is not a value of ApplyMode")
+
+
+def priority(value: common_pb2.Priority) -> Priority:
+    """Read which requests go first."""
+    match value:
+        case common_pb2.PRIORITY_UNSPECIFIED | common_pb2.PRIORITY_NORMAL:
+            return Priority.NORMAL
+        case common_pb2.PRIORITY_LOW:
+            return Priority.LOW
+        case common_pb2.PRIORITY_HIGH:
+            return Priority.HIGH
+        case _:
+            raise InvalidRequestError("priority", f"{value} is not a value of Priority")
 
 
 def resolved_messages(adapters: Iterable[ResolvedAdapter]) -> list[common_pb2.ResolvedAdapter]:

@@ -92,8 +92,8 @@ def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listene
         adapters=AdapterServicer(gate),
         health=Health(gate, SERVICES),
     )
-    inference = _build_server(servicers, settings.server, (*scopes, reading_scope))
-    admin = _build_server(servicers, settings.server, scopes)
+    inference = _build_server(servicers, settings, (*scopes, reading_scope))
+    admin = _build_server(servicers, settings, scopes)
     return Listeners(
         inference=_bind(inference, "server.listen", settings.server.listen),
         admin=_bind(admin, "server.admin_listen", settings.server.admin_listen),
@@ -101,16 +101,24 @@ def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listene
 
 
 def _build_server(
-    servicers: _Servicers, settings: ServerSettings, scopes: Sequence[Scope]
+    servicers: _Servicers, settings: Settings, scopes: Sequence[Scope]
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(ScopeInterceptor(scopes),), options=_options(settings))
+    server = grpc.aio.server(
+        interceptors=(ScopeInterceptor(scopes),), options=_options(settings.server)
+    )
     add_TextServiceServicer_to_server(servicers.text, server)
     add_ImageServiceServicer_to_server(servicers.images, server)
     add_AdapterServiceServicer_to_server(servicers.adapters, server)
     add_HealthServicer_to_server(servicers.health, server)
-    if settings.reflection:
+    if _has_reflection(settings):
         reflection.enable_server_reflection((*SERVICES, *_STANDARD_SERVICES), server)
     return server
+
+
+def _has_reflection(settings: Settings) -> bool:
+    """Whether anyone may ask what the server has: not where callers must say who they are."""
+    wanted = settings.server.reflection
+    return not settings.security.has_credentials if wanted is None else wanted
 
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:

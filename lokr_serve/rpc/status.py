@@ -59,6 +59,8 @@ ERROR_RULES = _rules(
     (errors.InvalidRequestError, "INVALID_ARGUMENT", "INVALID_REQUEST"),
     (lokr_core.MixError, "INVALID_ARGUMENT", "MIX"),
     (errors.SourceError, "INVALID_ARGUMENT", "SOURCE"),
+    (errors.UploadError, "INVALID_ARGUMENT", "UPLOAD"),
+    (errors.UnauthenticatedError, "UNAUTHENTICATED", "UNAUTHENTICATED"),
     (errors.NotPermittedError, "PERMISSION_DENIED", "NOT_PERMITTED"),
     (errors.NotServedError, "UNIMPLEMENTED", "NOT_SERVED"),
     (errors.DeadlineError, "DEADLINE_EXCEEDED", "DEADLINE"),
@@ -71,6 +73,9 @@ ERROR_RULES = _rules(
     (errors.AdapterUnloadedError, "ABORTED", "ADAPTER_UNLOADED"),
     (errors.AdapterLoadFailedError, "FAILED_PRECONDITION", "ADAPTER_LOAD_FAILED"),
     (errors.AdapterBudgetError, "RESOURCE_EXHAUSTED", "ADAPTER_BUDGET"),
+    (errors.SourceUnavailableError, "UNAVAILABLE", "SOURCE_UNAVAILABLE"),
+    (errors.UploadBusyError, "ABORTED", "UPLOAD_BUSY"),
+    (errors.StorageFullError, "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
     # The adapter's files, and the base model that they were made for.
     (errors.DigestMismatchError, "DATA_LOSS", "DIGEST_MISMATCH"),
     (lokr_core.AdapterError, "FAILED_PRECONDITION", "ADAPTER"),
@@ -90,16 +95,26 @@ ERROR_RULES = _rules(
     # The state of the server.
     (errors.DeviceMemoryError, "RESOURCE_EXHAUSTED", "DEVICE_MEMORY"),
     (errors.QueueFullError, "RESOURCE_EXHAUSTED", "QUEUE_FULL"),
+    (errors.LimitExceededError, "RESOURCE_EXHAUSTED", "LIMIT_EXCEEDED"),
     (errors.ShuttingDownError, "UNAVAILABLE", "SHUTTING_DOWN"),
     (errors.EngineStoppedError, "UNAVAILABLE", "ENGINE_STOPPED"),
     (errors.GenerationFailedError, "INTERNAL", "GENERATION_FAILED"),
     (errors.NumericsError, "INTERNAL", "NUMERICS"),
     (errors.SettingsError, "INTERNAL", "SETTINGS"),
     (errors.ModelError, "INTERNAL", "MODEL"),
+    (errors.ManifestError, "INTERNAL", "MANIFEST"),
     # Bugs of ours.
     (errors.AdapterLoadCrashedError, "INTERNAL", "ADAPTER_LOAD_CRASHED"),
     (lokr_core.AdapterNotAddedError, "INTERNAL", "ADAPTER_NOT_ADDED"),
     (lokr_core.RoutingError, "INTERNAL", "ROUTING"),
+)
+
+
+RETRIED_ERRORS = (
+    errors.QueueFullError,
+    errors.LimitExceededError,
+    errors.AdapterLoadFailedError,
+    errors.SourceUnavailableError,
 )
 
 
@@ -191,7 +206,7 @@ def _field(error: LokrError) -> str | None:
     match error:
         case errors.InvalidRequestError() | lokr_core.MixError():
             return error.field
-        case errors.SourceError():
+        case errors.SourceError() | errors.SourceUnavailableError():
             return "source"
         case errors.DigestMismatchError():
             return "digest"
@@ -212,7 +227,12 @@ def _subject(error: LokrError) -> str:
             subject = error.field
         case errors.AdapterBusyError() | errors.AdapterLoadFailedError():
             subject = error.adapter_id
-        case errors.AdapterBudgetError() | errors.DeviceMemoryError():
+        case (
+            errors.AdapterBudgetError()
+            | errors.DeviceMemoryError()
+            | errors.StorageFullError()
+            | errors.LimitExceededError()
+        ):
             subject = error.subject
         case errors.QueueFullError():
             subject = "queue"
@@ -222,6 +242,4 @@ def _subject(error: LokrError) -> str:
 
 
 def _retry_seconds(error: LokrError) -> float | None:
-    if isinstance(error, errors.QueueFullError | errors.AdapterLoadFailedError):
-        return error.retry_seconds
-    return None
+    return error.retry_seconds if isinstance(error, RETRIED_ERRORS) else None

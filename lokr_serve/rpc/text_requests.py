@@ -1,7 +1,7 @@
 """From TextService's requests to the values of ``lokr_serve.types``, checked."""
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.rpc.mix_fields import adapter_weights, apply_mode, request_id
+from lokr_serve.rpc.mix_fields import adapter_weights, apply_mode, priority, request_id
 from lokr_serve.types import (
     ChatMessage,
     ChatPrompt,
@@ -32,6 +32,7 @@ def generation_request(message: RequestMessage, default_request_id: str) -> Gene
         prompt=_prompt(message),
         sampling=_sampling(message.sampling),
         apply_mode=apply_mode(message.apply_mode),
+        priority=priority(message.priority),
     )
 
 

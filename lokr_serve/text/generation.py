@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lokr_core import AdapterMix, Apply
 from lokr_serve import mailbox
-from lokr_serve.types import Chunk, Finished, GenerationEvent, SamplingParams
+from lokr_serve.types import Chunk, Finished, GenerationEvent, Priority, SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,6 +20,8 @@ class Generation:
     seed: int
     accepted_at: float  # time.monotonic()
     salt: str = ""
+    client: str = ""  # whose share of the engine it counts against; empty is nobody in particular
+    priority: Priority = Priority.NORMAL
 
 
 class Mailbox(mailbox.Mailbox[GenerationEvent]):

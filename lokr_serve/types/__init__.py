@@ -1,5 +1,6 @@
 """The values that travel between the edge and the engines; no protobuf and no torch in sight."""
 
+from lokr_serve.types.access import ANONYMOUS, Caller, ClientLimits, Permission
 from lokr_serve.types.adapters import (
     AdapterFailure,
     AdapterOverrides,
@@ -47,6 +48,7 @@ from lokr_serve.types.requests import (
     ChatMessage,
     ChatPrompt,
     GenerationRequest,
+    Priority,
     Prompt,
     TextPrompt,
     TokenPrompt,
@@ -61,6 +63,7 @@ from lokr_serve.types.sampling import (
 )
 
 __all__ = [
+    "ANONYMOUS",
     "MAX_LOGPROBS",
     "MAX_SEQUENCES",
     "MAX_STOP_BYTES",
@@ -71,9 +74,11 @@ __all__ = [
     "AdapterStatus",
     "AdapterWeight",
     "ApplyMode",
+    "Caller",
     "ChatMessage",
     "ChatPrompt",
     "Chunk",
+    "ClientLimits",
     "EngineHealth",
     "FinishReason",
     "Finished",
@@ -93,6 +98,8 @@ __all__ = [
     "ImageUsage",
     "InitImage",
     "LoadSpec",
+    "Permission",
+    "Priority",
     "Prompt",
     "ResolvedAdapter",
     "SamplingParams",

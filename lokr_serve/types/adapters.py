@@ -37,6 +37,7 @@ class LoadSpec:
     ttl_seconds: float | None = None  # None or 0 never expires
     digest: str | None = None  # hex SHA-256 that the tensor file must have
     overrides: AdapterOverrides = AdapterOverrides()
+    owner: str = ""  # the client whose adapters' bytes it counts among; empty is nobody's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +78,6 @@ class AdapterStatus:
     last_used: datetime | None
     warnings: Sequence[str] = ()
     error: AdapterFailure | None = None
+    aliases: Sequence[str] = ()
+    is_declared: bool = False
+    ttl_seconds: float = 0.0  # 0 never expires

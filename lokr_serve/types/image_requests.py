@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types.requests import AdapterWeight, ApplyMode, num_bytes
+from lokr_serve.types.requests import AdapterWeight, ApplyMode, Priority, num_bytes
 
 MAX_PROMPT_BYTES = 64 * 1024
 MAX_IMAGES = 64  # of one request
@@ -181,6 +181,7 @@ class ImageRequest:
     output: ImageOutput = field(default_factory=ImageOutput)
     request_id: str = ""  # drawn by the server if empty
     apply_mode: ApplyMode = ApplyMode.AUTO
+    priority: Priority = Priority.NORMAL
 
     def __post_init__(self) -> None:
         """Check the prompts' sizes, and the schedules against the adapters."""

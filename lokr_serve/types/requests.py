@@ -36,6 +36,14 @@ class ApplyMode(Enum):
     MERGED = "merged"
 
 
+class Priority(Enum):
+    """Which requests go first when several wait; the higher value."""
+
+    LOW = 1
+    NORMAL = 2
+    HIGH = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterWeight:
     """One adapter as a request names it."""
@@ -99,3 +107,4 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     request_id: str = ""  # drawn by the server if empty
     apply_mode: ApplyMode = ApplyMode.AUTO
+    priority: Priority = Priority.NORMAL

@@ -26,47 +26,47 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clokr_serve/v1/adapters.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"2\n\x0bScaleSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bnum_modules\x18\x02 \x01(\x04\"1\n\x0e\x41\x64\x61pterFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xe0\x03\n\x07\x41\x64\x61pter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.lokr_serve.v1.AdapterState\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x06 \x01(\t\x12\x12\n\nalgorithms\x18\x07 \x03(\t\x12\x13\n\x0bnum_modules\x18\x08 \x01(\x04\x12\x16\n\x0enum_parameters\x18\t \x01(\x04\x12\x14\n\x0c\x64\x65vice_bytes\x18\n \x01(\x04\x12\x12\n\nhost_bytes\x18\x0b \x01(\x04\x12*\n\x06scales\x18\x0c \x03(\x0b\x32\x1a.lokr_serve.v1.ScaleSource\x12\x11\n\tin_flight\x18\r \x01(\x04\x12\x0e\n\x06pinned\x18\x0e \x01(\x08\x12+\n\x07\x63reated\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_used\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08warnings\x18\x11 \x03(\t\x12,\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x1d.lokr_serve.v1.AdapterFailure\"\x8c\x02\n\x12LoadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\x08\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0f\n\x07partial\x18\x07 \x01(\x08\x12\x1b\n\x0escale_override\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\n \x01(\rH\x02\x88\x01\x01\x42\x11\n\x0f_scale_overrideB\x08\n\x06_alphaB\x07\n\x05_rank\">\n\x13LoadAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"\x9f\x02\n\x0cUploadHeader\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x04 \x01(\t\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x12\x0e\n\x06pinned\x18\x06 \x01(\x08\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x1b\n\x0escale_override\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x0b \x01(\rH\x02\x88\x01\x01\x42\x11\n\x0f_scale_overrideB\x08\n\x06_alphaB\x07\n\x05_rank\"_\n\x14UploadAdapterRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.lokr_serve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"@\n\x15UploadAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"k\n\x14UnloadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\",\n\x15UnloadAdapterResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\'\n\x11GetAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\"=\n\x12GetAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"L\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"Y\n\x14ListAdaptersResponse\x12(\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x16.lokr_serve.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x14UpdateAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06pinned\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07_pinned\"@\n\x15UpdateAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter*\xb5\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x44\x41PTER_STATE_REGISTERED\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x17\n\x13\x41\x44\x41PTER_STATE_READY\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x12\x18\n\x14\x41\x44\x41PTER_STATE_FAILED\x10\x05\x32\xa8\x04\n\x0e\x41\x64\x61pterService\x12T\n\x0bLoadAdapter\x12!.lokr_serve.v1.LoadAdapterRequest\x1a\".lokr_serve.v1.LoadAdapterResponse\x12\\\n\rUploadAdapter\x12#.lokr_serve.v1.UploadAdapterRequest\x1a$.lokr_serve.v1.UploadAdapterResponse(\x01\x12Z\n\rUnloadAdapter\x12#.lokr_serve.v1.UnloadAdapterRequest\x1a$.lokr_serve.v1.UnloadAdapterResponse\x12Q\n\nGetAdapter\x12 .lokr_serve.v1.GetAdapterRequest\x1a!.lokr_serve.v1.GetAdapterResponse\x12W\n\x0cListAdapters\x12\".lokr_serve.v1.ListAdaptersRequest\x1a#.lokr_serve.v1.ListAdaptersResponse\x12Z\n\rUpdateAdapter\x12#.lokr_serve.v1.UpdateAdapterRequest\x1a$.lokr_serve.v1.UpdateAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clokr_serve/v1/adapters.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"2\n\x0bScaleSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0bnum_modules\x18\x02 \x01(\x04\"1\n\x0e\x41\x64\x61pterFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xab\x04\n\x07\x41\x64\x61pter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.lokr_serve.v1.AdapterState\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x06 \x01(\t\x12\x12\n\nalgorithms\x18\x07 \x03(\t\x12\x13\n\x0bnum_modules\x18\x08 \x01(\x04\x12\x16\n\x0enum_parameters\x18\t \x01(\x04\x12\x14\n\x0c\x64\x65vice_bytes\x18\n \x01(\x04\x12\x12\n\nhost_bytes\x18\x0b \x01(\x04\x12*\n\x06scales\x18\x0c \x03(\x0b\x32\x1a.lokr_serve.v1.ScaleSource\x12\x11\n\tin_flight\x18\r \x01(\x04\x12\x0e\n\x06pinned\x18\x0e \x01(\x08\x12+\n\x07\x63reated\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_used\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08warnings\x18\x11 \x03(\t\x12,\n\x05\x65rror\x18\x12 \x01(\x0b\x32\x1d.lokr_serve.v1.AdapterFailure\x12\x0f\n\x07\x61liases\x18\x13 \x03(\t\x12\x10\n\x08\x64\x65\x63lared\x18\x14 \x01(\x08\x12&\n\x03ttl\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8c\x02\n\x12LoadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\x08\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0f\n\x07partial\x18\x07 \x01(\x08\x12\x1b\n\x0escale_override\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\n \x01(\rH\x02\x88\x01\x01\x42\x11\n\x0f_scale_overrideB\x08\n\x06_alphaB\x07\n\x05_rank\">\n\x13LoadAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"\x9f\x02\n\x0cUploadHeader\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x04 \x01(\t\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x12\x0e\n\x06pinned\x18\x06 \x01(\x08\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x1b\n\x0escale_override\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x0b \x01(\rH\x02\x88\x01\x01\x42\x11\n\x0f_scale_overrideB\x08\n\x06_alphaB\x07\n\x05_rank\"_\n\x14UploadAdapterRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.lokr_serve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"@\n\x15UploadAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"k\n\x14UnloadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x30\n\rdrain_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\",\n\x15UnloadAdapterResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"\'\n\x11GetAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\"=\n\x12GetAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter\"L\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"Y\n\x14ListAdaptersResponse\x12(\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x16.lokr_serve.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x14UpdateAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06pinned\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07_pinned\"@\n\x15UpdateAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Adapter*\xb5\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x44\x41PTER_STATE_REGISTERED\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x17\n\x13\x41\x44\x41PTER_STATE_READY\x10\x03\x12\x1a\n\x16\x41\x44\x41PTER_STATE_DRAINING\x10\x04\x12\x18\n\x14\x41\x44\x41PTER_STATE_FAILED\x10\x05\x32\xa8\x04\n\x0e\x41\x64\x61pterService\x12T\n\x0bLoadAdapter\x12!.lokr_serve.v1.LoadAdapterRequest\x1a\".lokr_serve.v1.LoadAdapterResponse\x12\\\n\rUploadAdapter\x12#.lokr_serve.v1.UploadAdapterRequest\x1a$.lokr_serve.v1.UploadAdapterResponse(\x01\x12Z\n\rUnloadAdapter\x12#.lokr_serve.v1.UnloadAdapterRequest\x1a$.lokr_serve.v1.UnloadAdapterResponse\x12Q\n\nGetAdapter\x12 .lokr_serve.v1.GetAdapterRequest\x1a!.lokr_serve.v1.GetAdapterResponse\x12W\n\x0cListAdapters\x12\".lokr_serve.v1.ListAdaptersRequest\x1a#.lokr_serve.v1.ListAdaptersResponse\x12Z\n\rUpdateAdapter\x12#.lokr_serve.v1.UpdateAdapterRequest\x1a$.lokr_serve.v1.UpdateAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lokr_serve.v1.adapters_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADAPTERSTATE']._serialized_start=2097
-  _globals['_ADAPTERSTATE']._serialized_end=2278
+  _globals['_ADAPTERSTATE']._serialized_start=2172
+  _globals['_ADAPTERSTATE']._serialized_end=2353
   _globals['_SCALESOURCE']._serialized_start=112
   _globals['_SCALESOURCE']._serialized_end=162
   _globals['_ADAPTERFAILURE']._serialized_start=164
   _globals['_ADAPTERFAILURE']._serialized_end=213
   _globals['_ADAPTER']._serialized_start=216
-  _globals['_ADAPTER']._serialized_end=696
-  _globals['_LOADADAPTERREQUEST']._serialized_start=699
-  _globals['_LOADADAPTERREQUEST']._serialized_end=967
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=969
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1031
-  _globals['_UPLOADHEADER']._serialized_start=1034
-  _globals['_UPLOADHEADER']._serialized_end=1321
-  _globals['_UPLOADADAPTERREQUEST']._serialized_start=1323
-  _globals['_UPLOADADAPTERREQUEST']._serialized_end=1418
-  _globals['_UPLOADADAPTERRESPONSE']._serialized_start=1420
-  _globals['_UPLOADADAPTERRESPONSE']._serialized_end=1484
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1486
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1593
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1595
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1639
-  _globals['_GETADAPTERREQUEST']._serialized_start=1641
-  _globals['_GETADAPTERREQUEST']._serialized_end=1680
-  _globals['_GETADAPTERRESPONSE']._serialized_start=1682
-  _globals['_GETADAPTERRESPONSE']._serialized_end=1743
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1745
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1821
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1823
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1912
-  _globals['_UPDATEADAPTERREQUEST']._serialized_start=1914
-  _globals['_UPDATEADAPTERREQUEST']._serialized_end=2028
-  _globals['_UPDATEADAPTERRESPONSE']._serialized_start=2030
-  _globals['_UPDATEADAPTERRESPONSE']._serialized_end=2094
-  _globals['_ADAPTERSERVICE']._serialized_start=2281
-  _globals['_ADAPTERSERVICE']._serialized_end=2833
+  _globals['_ADAPTER']._serialized_end=771
+  _globals['_LOADADAPTERREQUEST']._serialized_start=774
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1042
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1044
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1106
+  _globals['_UPLOADHEADER']._serialized_start=1109
+  _globals['_UPLOADHEADER']._serialized_end=1396
+  _globals['_UPLOADADAPTERREQUEST']._serialized_start=1398
+  _globals['_UPLOADADAPTERREQUEST']._serialized_end=1493
+  _globals['_UPLOADADAPTERRESPONSE']._serialized_start=1495
+  _globals['_UPLOADADAPTERRESPONSE']._serialized_end=1559
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1561
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1668
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1670
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1714
+  _globals['_GETADAPTERREQUEST']._serialized_start=1716
+  _globals['_GETADAPTERREQUEST']._serialized_end=1755
+  _globals['_GETADAPTERRESPONSE']._serialized_start=1757
+  _globals['_GETADAPTERRESPONSE']._serialized_end=1818
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1820
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1896
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1898
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1987
+  _globals['_UPDATEADAPTERREQUEST']._serialized_start=1989
+  _globals['_UPDATEADAPTERREQUEST']._serialized_end=2103
+  _globals['_UPDATEADAPTERRESPONSE']._serialized_start=2105
+  _globals['_UPDATEADAPTERRESPONSE']._serialized_end=2169
+  _globals['_ADAPTERSERVICE']._serialized_start=2356
+  _globals['_ADAPTERSERVICE']._serialized_end=2908
 # @@protoc_insertion_point(module_scope)

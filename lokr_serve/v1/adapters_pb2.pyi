@@ -43,7 +43,7 @@ class AdapterFailure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Adapter(_message.Message):
-    __slots__ = ("adapter_id", "version", "digest", "state", "source", "format", "algorithms", "num_modules", "num_parameters", "device_bytes", "host_bytes", "scales", "in_flight", "pinned", "created", "last_used", "warnings", "error")
+    __slots__ = ("adapter_id", "version", "digest", "state", "source", "format", "algorithms", "num_modules", "num_parameters", "device_bytes", "host_bytes", "scales", "in_flight", "pinned", "created", "last_used", "warnings", "error", "aliases", "declared", "ttl")
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,9 @@ class Adapter(_message.Message):
     LAST_USED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     adapter_id: str
     version: str
     digest: str
@@ -80,7 +83,10 @@ class Adapter(_message.Message):
     last_used: _timestamp_pb2.Timestamp
     warnings: _containers.RepeatedScalarFieldContainer[str]
     error: AdapterFailure
-    def __init__(self, adapter_id: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[AdapterState, str]] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., num_modules: _Optional[int] = ..., num_parameters: _Optional[int] = ..., device_bytes: _Optional[int] = ..., host_bytes: _Optional[int] = ..., scales: _Optional[_Iterable[_Union[ScaleSource, _Mapping]]] = ..., in_flight: _Optional[int] = ..., pinned: _Optional[bool] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[AdapterFailure, _Mapping]] = ...) -> None: ...
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    declared: bool
+    ttl: _duration_pb2.Duration
+    def __init__(self, adapter_id: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[AdapterState, str]] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., num_modules: _Optional[int] = ..., num_parameters: _Optional[int] = ..., device_bytes: _Optional[int] = ..., host_bytes: _Optional[int] = ..., scales: _Optional[_Iterable[_Union[ScaleSource, _Mapping]]] = ..., in_flight: _Optional[int] = ..., pinned: _Optional[bool] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[AdapterFailure, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., declared: _Optional[bool] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LoadAdapterRequest(_message.Message):
     __slots__ = ("adapter_id", "source", "replace", "pinned", "ttl", "digest", "partial", "scale_override", "alpha", "rank")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alokr_serve/v1/common.proto\x12\rlokr_serve.v1\"\xc2\x01\n\rAdapterWeight\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12G\n\x0emodule_weights\x18\x03 \x03(\x0b\x32/.lokr_serve.v1.AdapterWeight.ModuleWeightsEntry\x1a\x34\n\x12ModuleWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_weight\"F\n\x0fResolvedAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01*l\n\tApplyMode\x12\x1a\n\x16\x41PPLY_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41PPLY_MODE_AUTO\x10\x01\x12\x17\n\x13\x41PPLY_MODE_UNMERGED\x10\x02\x12\x15\n\x11\x41PPLY_MODE_MERGED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alokr_serve/v1/common.proto\x12\rlokr_serve.v1\"\xc2\x01\n\rAdapterWeight\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12G\n\x0emodule_weights\x18\x03 \x03(\x0b\x32/.lokr_serve.v1.AdapterWeight.ModuleWeightsEntry\x1a\x34\n\x12ModuleWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_weight\"F\n\x0fResolvedAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01*l\n\tApplyMode\x12\x1a\n\x16\x41PPLY_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41PPLY_MODE_AUTO\x10\x01\x12\x17\n\x13\x41PPLY_MODE_UNMERGED\x10\x02\x12\x15\n\x11\x41PPLY_MODE_MERGED\x10\x03*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADAPTERWEIGHT_MODULEWEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_APPLYMODE']._serialized_start=314
   _globals['_APPLYMODE']._serialized_end=422
+  _globals['_PRIORITY']._serialized_start=424
+  _globals['_PRIORITY']._serialized_end=518
   _globals['_ADAPTERWEIGHT']._serialized_start=46
   _globals['_ADAPTERWEIGHT']._serialized_end=240
   _globals['_ADAPTERWEIGHT_MODULEWEIGHTSENTRY']._serialized_start=177

@@ -13,10 +13,21 @@ class ApplyMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     APPLY_MODE_AUTO: _ClassVar[ApplyMode]
     APPLY_MODE_UNMERGED: _ClassVar[ApplyMode]
     APPLY_MODE_MERGED: _ClassVar[ApplyMode]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
 APPLY_MODE_UNSPECIFIED: ApplyMode
 APPLY_MODE_AUTO: ApplyMode
 APPLY_MODE_UNMERGED: ApplyMode
 APPLY_MODE_MERGED: ApplyMode
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 
 class AdapterWeight(_message.Message):
     __slots__ = ("adapter_id", "weight", "module_weights")

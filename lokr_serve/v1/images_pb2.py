@@ -26,17 +26,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from lokr_serve.v1 import common_pb2 as lokr__serve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alokr_serve/v1/images.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1alokr_serve/v1/common.proto\"=\n\tInitImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x15\n\x08strength\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_strength\"\xd6\x02\n\x0bImageParams\x12\x12\n\x05width\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06height\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tnum_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0etrue_cfg_scale\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x11\n\tscheduler\x18\x07 \x01(\t\x12\x17\n\nnum_images\x18\x08 \x01(\rH\x06\x88\x01\x01\x12,\n\ninit_image\x18\t \x01(\x0b\x32\x18.lokr_serve.v1.InitImageB\x08\n\x06_widthB\t\n\x07_heightB\x0c\n\n_num_stepsB\x11\n\x0f_guidance_scaleB\x11\n\x0f_true_cfg_scaleB\x07\n\x05_seedB\r\n\x0b_num_images\"\x98\x01\n\x0bImageOutput\x12*\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1a.lokr_serve.v1.ImageFormat\x12\x14\n\x07quality\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07latents\x18\x03 \x01(\x08\x12\x10\n\x08metadata\x18\x04 \x01(\x08\x12\x18\n\x10preview_interval\x18\x05 \x01(\rB\n\n\x08_quality\"/\n\x0fScheduledFactor\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"T\n\x0eWeightSchedule\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12.\n\x06points\x18\x02 \x03(\x0b\x32\x1e.lokr_serve.v1.ScheduledFactor\"\xd4\x02\n\x14GenerateImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x04 \x01(\tH\x00\x88\x01\x01\x12*\n\x06params\x18\x05 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageParams\x12*\n\x06output\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageOutput\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x30\n\tschedules\x18\x08 \x03(\x0b\x32\x1d.lokr_serve.v1.WeightScheduleB\x12\n\x10_negative_prompt\"\x90\x02\n\x15GenerateImageResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.lokr_serve.v1.ImageStartedH\x00\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.lokr_serve.v1.ImageProgressH\x00\x12.\n\x07preview\x18\x03 \x01(\x0b\x32\x1b.lokr_serve.v1.ImagePreviewH\x00\x12*\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x19.lokr_serve.v1.ImageChunkH\x00\x12\x30\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1c.lokr_serve.v1.ImageFinishedH\x00\x42\x07\n\x05\x65vent\"\xe7\x01\n\x0cImageStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1e.lokr_serve.v1.ResolvedAdapter\x12\x10\n\x08mix_name\x18\x03 \x01(\t\x12,\n\napply_mode\x18\x04 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x11\n\tscheduler\x18\t \x01(\t\"0\n\rImageProgress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x11\n\tnum_steps\x18\x02 \x01(\r\"X\n\x0cImagePreview\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x87\x01\n\x0bImageHeader\x12*\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1a.lokr_serve.v1.ImageFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x0f\n\x07\x66lagged\x18\x06 \x01(\x08\"\xa2\x01\n\nImageChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.lokr_serve.v1.ChunkKind\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12*\n\x06header\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageHeader\":\n\nImageUsage\x12\x11\n\tnum_steps\x18\x01 \x01(\x04\x12\x19\n\x11num_denoiser_rows\x18\x02 \x01(\x04\"a\n\x0bImageTiming\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x01\n\rImageFinished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08mix_name\x18\x03 \x01(\t\x12,\n\napply_mode\x18\x04 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.lokr_serve.v1.ImageUsage\x12*\n\x06timing\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageTiming*\x85\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x01\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x02\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x03\x12\x14\n\x10IMAGE_FORMAT_RAW\x10\x04*U\n\tChunkKind\x12\x1a\n\x16\x43HUNK_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HUNK_KIND_IMAGE\x10\x01\x12\x16\n\x12\x43HUNK_KIND_LATENTS\x10\x02\x32l\n\x0cImageService\x12\\\n\rGenerateImage\x12#.lokr_serve.v1.GenerateImageRequest\x1a$.lokr_serve.v1.GenerateImageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alokr_serve/v1/images.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1alokr_serve/v1/common.proto\"=\n\tInitImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x15\n\x08strength\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_strength\"\xd6\x02\n\x0bImageParams\x12\x12\n\x05width\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06height\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tnum_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0etrue_cfg_scale\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x11\n\tscheduler\x18\x07 \x01(\t\x12\x17\n\nnum_images\x18\x08 \x01(\rH\x06\x88\x01\x01\x12,\n\ninit_image\x18\t \x01(\x0b\x32\x18.lokr_serve.v1.InitImageB\x08\n\x06_widthB\t\n\x07_heightB\x0c\n\n_num_stepsB\x11\n\x0f_guidance_scaleB\x11\n\x0f_true_cfg_scaleB\x07\n\x05_seedB\r\n\x0b_num_images\"\x98\x01\n\x0bImageOutput\x12*\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1a.lokr_serve.v1.ImageFormat\x12\x14\n\x07quality\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07latents\x18\x03 \x01(\x08\x12\x10\n\x08metadata\x18\x04 \x01(\x08\x12\x18\n\x10preview_interval\x18\x05 \x01(\rB\n\n\x08_quality\"/\n\x0fScheduledFactor\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\"T\n\x0eWeightSchedule\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12.\n\x06points\x18\x02 \x03(\x0b\x32\x1e.lokr_serve.v1.ScheduledFactor\"\xff\x02\n\x14GenerateImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x04 \x01(\tH\x00\x88\x01\x01\x12*\n\x06params\x18\x05 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageParams\x12*\n\x06output\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageOutput\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x30\n\tschedules\x18\x08 \x03(\x0b\x32\x1d.lokr_serve.v1.WeightSchedule\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.lokr_serve.v1.PriorityB\x12\n\x10_negative_prompt\"\x90\x02\n\x15GenerateImageResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.lokr_serve.v1.ImageStartedH\x00\x12\x30\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.lokr_serve.v1.ImageProgressH\x00\x12.\n\x07preview\x18\x03 \x01(\x0b\x32\x1b.lokr_serve.v1.ImagePreviewH\x00\x12*\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x19.lokr_serve.v1.ImageChunkH\x00\x12\x30\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1c.lokr_serve.v1.ImageFinishedH\x00\x42\x07\n\x05\x65vent\"\xe7\x01\n\x0cImageStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1e.lokr_serve.v1.ResolvedAdapter\x12\x10\n\x08mix_name\x18\x03 \x01(\t\x12,\n\napply_mode\x18\x04 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x11\n\tscheduler\x18\t \x01(\t\"0\n\rImageProgress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x11\n\tnum_steps\x18\x02 \x01(\r\"X\n\x0cImagePreview\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x87\x01\n\x0bImageHeader\x12*\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1a.lokr_serve.v1.ImageFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x0f\n\x07\x66lagged\x18\x06 \x01(\x08\"\xa2\x01\n\nImageChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.lokr_serve.v1.ChunkKind\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12*\n\x06header\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageHeader\":\n\nImageUsage\x12\x11\n\tnum_steps\x18\x01 \x01(\x04\x12\x19\n\x11num_denoiser_rows\x18\x02 \x01(\x04\"a\n\x0bImageTiming\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x01\n\rImageFinished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08mix_name\x18\x03 \x01(\t\x12,\n\napply_mode\x18\x04 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.lokr_serve.v1.ImageUsage\x12*\n\x06timing\x18\x06 \x01(\x0b\x32\x1a.lokr_serve.v1.ImageTiming*\x85\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x01\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x02\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x03\x12\x14\n\x10IMAGE_FORMAT_RAW\x10\x04*U\n\tChunkKind\x12\x1a\n\x16\x43HUNK_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HUNK_KIND_IMAGE\x10\x01\x12\x16\n\x12\x43HUNK_KIND_LATENTS\x10\x02\x32l\n\x0cImageService\x12\\\n\rGenerateImage\x12#.lokr_serve.v1.GenerateImageRequest\x1a$.lokr_serve.v1.GenerateImageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lokr_serve.v1.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGEFORMAT']._serialized_start=2455
-  _globals['_IMAGEFORMAT']._serialized_end=2588
-  _globals['_CHUNKKIND']._serialized_start=2590
-  _globals['_CHUNKKIND']._serialized_end=2675
+  _globals['_IMAGEFORMAT']._serialized_start=2498
+  _globals['_IMAGEFORMAT']._serialized_end=2631
+  _globals['_CHUNKKIND']._serialized_start=2633
+  _globals['_CHUNKKIND']._serialized_end=2718
   _globals['_INITIMAGE']._serialized_start=105
   _globals['_INITIMAGE']._serialized_end=166
   _globals['_IMAGEPARAMS']._serialized_start=169
@@ -48,25 +48,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEIGHTSCHEDULE']._serialized_start=717
   _globals['_WEIGHTSCHEDULE']._serialized_end=801
   _globals['_GENERATEIMAGEREQUEST']._serialized_start=804
-  _globals['_GENERATEIMAGEREQUEST']._serialized_end=1144
-  _globals['_GENERATEIMAGERESPONSE']._serialized_start=1147
-  _globals['_GENERATEIMAGERESPONSE']._serialized_end=1419
-  _globals['_IMAGESTARTED']._serialized_start=1422
-  _globals['_IMAGESTARTED']._serialized_end=1653
-  _globals['_IMAGEPROGRESS']._serialized_start=1655
-  _globals['_IMAGEPROGRESS']._serialized_end=1703
-  _globals['_IMAGEPREVIEW']._serialized_start=1705
-  _globals['_IMAGEPREVIEW']._serialized_end=1793
-  _globals['_IMAGEHEADER']._serialized_start=1796
-  _globals['_IMAGEHEADER']._serialized_end=1931
-  _globals['_IMAGECHUNK']._serialized_start=1934
-  _globals['_IMAGECHUNK']._serialized_end=2096
-  _globals['_IMAGEUSAGE']._serialized_start=2098
-  _globals['_IMAGEUSAGE']._serialized_end=2156
-  _globals['_IMAGETIMING']._serialized_start=2158
-  _globals['_IMAGETIMING']._serialized_end=2255
-  _globals['_IMAGEFINISHED']._serialized_start=2258
-  _globals['_IMAGEFINISHED']._serialized_end=2452
-  _globals['_IMAGESERVICE']._serialized_start=2677
-  _globals['_IMAGESERVICE']._serialized_end=2785
+  _globals['_GENERATEIMAGEREQUEST']._serialized_end=1187
+  _globals['_GENERATEIMAGERESPONSE']._serialized_start=1190
+  _globals['_GENERATEIMAGERESPONSE']._serialized_end=1462
+  _globals['_IMAGESTARTED']._serialized_start=1465
+  _globals['_IMAGESTARTED']._serialized_end=1696
+  _globals['_IMAGEPROGRESS']._serialized_start=1698
+  _globals['_IMAGEPROGRESS']._serialized_end=1746
+  _globals['_IMAGEPREVIEW']._serialized_start=1748
+  _globals['_IMAGEPREVIEW']._serialized_end=1836
+  _globals['_IMAGEHEADER']._serialized_start=1839
+  _globals['_IMAGEHEADER']._serialized_end=1974
+  _globals['_IMAGECHUNK']._serialized_start=1977
+  _globals['_IMAGECHUNK']._serialized_end=2139
+  _globals['_IMAGEUSAGE']._serialized_start=2141
+  _globals['_IMAGEUSAGE']._serialized_end=2199
+  _globals['_IMAGETIMING']._serialized_start=2201
+  _globals['_IMAGETIMING']._serialized_end=2298
+  _globals['_IMAGEFINISHED']._serialized_start=2301
+  _globals['_IMAGEFINISHED']._serialized_end=2495
+  _globals['_IMAGESERVICE']._serialized_start=2720
+  _globals['_IMAGESERVICE']._serialized_end=2828
 # @@protoc_insertion_point(module_scope)

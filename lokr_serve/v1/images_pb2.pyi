@@ -94,7 +94,7 @@ class WeightSchedule(_message.Message):
     def __init__(self, adapter_id: _Optional[str] = ..., points: _Optional[_Iterable[_Union[ScheduledFactor, _Mapping]]] = ...) -> None: ...
 
 class GenerateImageRequest(_message.Message):
-    __slots__ = ("request_id", "adapters", "prompt", "negative_prompt", "params", "output", "apply_mode", "schedules")
+    __slots__ = ("request_id", "adapters", "prompt", "negative_prompt", "params", "output", "apply_mode", "schedules", "priority")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class GenerateImageRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     APPLY_MODE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     adapters: _containers.RepeatedCompositeFieldContainer[_common_pb2.AdapterWeight]
     prompt: str
@@ -111,7 +112,8 @@ class GenerateImageRequest(_message.Message):
     output: ImageOutput
     apply_mode: _common_pb2.ApplyMode
     schedules: _containers.RepeatedCompositeFieldContainer[WeightSchedule]
-    def __init__(self, request_id: _Optional[str] = ..., adapters: _Optional[_Iterable[_Union[_common_pb2.AdapterWeight, _Mapping]]] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., params: _Optional[_Union[ImageParams, _Mapping]] = ..., output: _Optional[_Union[ImageOutput, _Mapping]] = ..., apply_mode: _Optional[_Union[_common_pb2.ApplyMode, str]] = ..., schedules: _Optional[_Iterable[_Union[WeightSchedule, _Mapping]]] = ...) -> None: ...
+    priority: _common_pb2.Priority
+    def __init__(self, request_id: _Optional[str] = ..., adapters: _Optional[_Iterable[_Union[_common_pb2.AdapterWeight, _Mapping]]] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., params: _Optional[_Union[ImageParams, _Mapping]] = ..., output: _Optional[_Union[ImageOutput, _Mapping]] = ..., apply_mode: _Optional[_Union[_common_pb2.ApplyMode, str]] = ..., schedules: _Optional[_Iterable[_Union[WeightSchedule, _Mapping]]] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ...) -> None: ...
 
 class GenerateImageResponse(_message.Message):
     __slots__ = ("started", "progress", "preview", "chunk", "finished")

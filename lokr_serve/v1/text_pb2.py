@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from lokr_serve.v1 import common_pb2 as lokr__serve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lokr_serve/v1/text.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1alokr_serve/v1/common.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"<\n\x0c\x43hatMessages\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.lokr_serve.v1.ChatMessage\"\xaa\x04\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x17\n\nignore_eos\x18\x0c \x01(\x08H\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\r \x01(\rH\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x0e\n\x01n\x18\x0f \x01(\rH\x0c\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\r\n\x0b_min_tokensB\x0b\n\t_logprobsB\x04\n\x02_n\"\xad\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.lokr_serve.v1.TokenIdsH\x00\x12/\n\x08messages\x18\x05 \x01(\x0b\x32\x1b.lokr_serve.v1.ChatMessagesH\x00\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.lokr_serve.v1.SamplingParams\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyModeB\x08\n\x06prompt\"\x9a\x01\n\x10GenerateResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.StartedH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.lokr_serve.v1.ChunkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.lokr_serve.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xb1\x02\n\x13GenerateOnceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.lokr_serve.v1.TokenIdsH\x00\x12/\n\x08messages\x18\x05 \x01(\x0b\x32\x1b.lokr_serve.v1.ChatMessagesH\x00\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.lokr_serve.v1.SamplingParams\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyModeB\x08\n\x06prompt\"\x90\x01\n\x14GenerateOnceResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Started\x12$\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x14.lokr_serve.v1.Chunk\x12)\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x17.lokr_serve.v1.Finished\"\xb4\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x04\x12\x30\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\x1e.lokr_serve.v1.ResolvedAdapter\x12\x10\n\x08mix_name\x18\x04 \x01(\t\x12,\n\napply_mode\x18\x05 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"f\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.lokr_serve.v1.TokenLogprob\"Y\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.lokr_serve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\":\n\x0bMatchedStop\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x07\n\x05match\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x04\"\x8c\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbc\x01\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.lokr_serve.v1.FinishReason\x12(\n\x04stop\x18\x03 \x01(\x0b\x32\x1a.lokr_serve.v1.MatchedStop\x12#\n\x05usage\x18\x04 \x01(\x0b\x32\x14.lokr_serve.v1.Usage\x12%\n\x06timing\x18\x05 \x01(\x0b\x32\x15.lokr_serve.v1.Timing*\xa4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12\x1f\n\x1b\x46INISH_REASON_CONTEXT_LIMIT\x10\x04\x32\xb5\x01\n\x0bTextService\x12M\n\x08Generate\x12\x1e.lokr_serve.v1.GenerateRequest\x1a\x1f.lokr_serve.v1.GenerateResponse0\x01\x12W\n\x0cGenerateOnce\x12\".lokr_serve.v1.GenerateOnceRequest\x1a#.lokr_serve.v1.GenerateOnceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lokr_serve/v1/text.proto\x12\rlokr_serve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1alokr_serve/v1/common.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"<\n\x0c\x43hatMessages\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.lokr_serve.v1.ChatMessage\"\xaa\x04\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x17\n\nignore_eos\x18\x0c \x01(\x08H\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\r \x01(\rH\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x0e\n\x01n\x18\x0f \x01(\rH\x0c\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\r\n\x0b_min_tokensB\x0b\n\t_logprobsB\x04\n\x02_n\"\xd8\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.lokr_serve.v1.TokenIdsH\x00\x12/\n\x08messages\x18\x05 \x01(\x0b\x32\x1b.lokr_serve.v1.ChatMessagesH\x00\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.lokr_serve.v1.SamplingParams\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.lokr_serve.v1.PriorityB\x08\n\x06prompt\"\x9a\x01\n\x10GenerateResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.StartedH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.lokr_serve.v1.ChunkH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.lokr_serve.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xdc\x02\n\x13GenerateOnceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x1c.lokr_serve.v1.AdapterWeight\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x17.lokr_serve.v1.TokenIdsH\x00\x12/\n\x08messages\x18\x05 \x01(\x0b\x32\x1b.lokr_serve.v1.ChatMessagesH\x00\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.lokr_serve.v1.SamplingParams\x12,\n\napply_mode\x18\x07 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.lokr_serve.v1.PriorityB\x08\n\x06prompt\"\x90\x01\n\x14GenerateOnceResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x16.lokr_serve.v1.Started\x12$\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x14.lokr_serve.v1.Chunk\x12)\n\x08\x66inished\x18\x03 \x03(\x0b\x32\x17.lokr_serve.v1.Finished\"\xb4\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x04\x12\x30\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\x1e.lokr_serve.v1.ResolvedAdapter\x12\x10\n\x08mix_name\x18\x04 \x01(\t\x12,\n\napply_mode\x18\x05 \x01(\x0e\x32\x18.lokr_serve.v1.ApplyMode\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"f\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.lokr_serve.v1.TokenLogprob\"Y\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.lokr_serve.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\":\n\x0bMatchedStop\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x07\n\x05match\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x04\"\x8c\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbc\x01\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12+\n\x06reason\x18\x02 \x01(\x0e\x32\x1b.lokr_serve.v1.FinishReason\x12(\n\x04stop\x18\x03 \x01(\x0b\x32\x1a.lokr_serve.v1.MatchedStop\x12#\n\x05usage\x18\x04 \x01(\x0b\x32\x14.lokr_serve.v1.Usage\x12%\n\x06timing\x18\x05 \x01(\x0b\x32\x15.lokr_serve.v1.Timing*\xa4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12\x1f\n\x1b\x46INISH_REASON_CONTEXT_LIMIT\x10\x04\x32\xb5\x01\n\x0bTextService\x12M\n\x08Generate\x12\x1e.lokr_serve.v1.GenerateRequest\x1a\x1f.lokr_serve.v1.GenerateResponse0\x01\x12W\n\x0cGenerateOnce\x12\".lokr_serve.v1.GenerateOnceRequest\x1a#.lokr_serve.v1.GenerateOnceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lokr_serve.v1.text_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2620
-  _globals['_FINISHREASON']._serialized_end=2784
+  _globals['_FINISHREASON']._serialized_start=2706
+  _globals['_FINISHREASON']._serialized_end=2870
   _globals['_TOKENIDS']._serialized_start=103
   _globals['_TOKENIDS']._serialized_end=126
   _globals['_CHATMESSAGE']._serialized_start=128
@@ -44,29 +44,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS']._serialized_start=237
   _globals['_SAMPLINGPARAMS']._serialized_end=791
   _globals['_GENERATEREQUEST']._serialized_start=794
-  _globals['_GENERATEREQUEST']._serialized_end=1095
-  _globals['_GENERATERESPONSE']._serialized_start=1098
-  _globals['_GENERATERESPONSE']._serialized_end=1252
-  _globals['_GENERATEONCEREQUEST']._serialized_start=1255
-  _globals['_GENERATEONCEREQUEST']._serialized_end=1560
-  _globals['_GENERATEONCERESPONSE']._serialized_start=1563
-  _globals['_GENERATEONCERESPONSE']._serialized_end=1707
-  _globals['_STARTED']._serialized_start=1710
-  _globals['_STARTED']._serialized_end=1890
-  _globals['_CHUNK']._serialized_start=1892
-  _globals['_CHUNK']._serialized_end=1994
-  _globals['_TOKENLOGPROB']._serialized_start=1996
-  _globals['_TOKENLOGPROB']._serialized_end=2085
-  _globals['_TOPLOGPROB']._serialized_start=2087
-  _globals['_TOPLOGPROB']._serialized_end=2134
-  _globals['_MATCHEDSTOP']._serialized_start=2136
-  _globals['_MATCHEDSTOP']._serialized_end=2194
-  _globals['_USAGE']._serialized_start=2196
-  _globals['_USAGE']._serialized_end=2283
-  _globals['_TIMING']._serialized_start=2286
-  _globals['_TIMING']._serialized_end=2426
-  _globals['_FINISHED']._serialized_start=2429
-  _globals['_FINISHED']._serialized_end=2617
-  _globals['_TEXTSERVICE']._serialized_start=2787
-  _globals['_TEXTSERVICE']._serialized_end=2968
+  _globals['_GENERATEREQUEST']._serialized_end=1138
+  _globals['_GENERATERESPONSE']._serialized_start=1141
+  _globals['_GENERATERESPONSE']._serialized_end=1295
+  _globals['_GENERATEONCEREQUEST']._serialized_start=1298
+  _globals['_GENERATEONCEREQUEST']._serialized_end=1646
+  _globals['_GENERATEONCERESPONSE']._serialized_start=1649
+  _globals['_GENERATEONCERESPONSE']._serialized_end=1793
+  _globals['_STARTED']._serialized_start=1796
+  _globals['_STARTED']._serialized_end=1976
+  _globals['_CHUNK']._serialized_start=1978
+  _globals['_CHUNK']._serialized_end=2080
+  _globals['_TOKENLOGPROB']._serialized_start=2082
+  _globals['_TOKENLOGPROB']._serialized_end=2171
+  _globals['_TOPLOGPROB']._serialized_start=2173
+  _globals['_TOPLOGPROB']._serialized_end=2220
+  _globals['_MATCHEDSTOP']._serialized_start=2222
+  _globals['_MATCHEDSTOP']._serialized_end=2280
+  _globals['_USAGE']._serialized_start=2282
+  _globals['_USAGE']._serialized_end=2369
+  _globals['_TIMING']._serialized_start=2372
+  _globals['_TIMING']._serialized_end=2512
+  _globals['_FINISHED']._serialized_start=2515
+  _globals['_FINISHED']._serialized_end=2703
+  _globals['_TEXTSERVICE']._serialized_start=2873
+  _globals['_TEXTSERVICE']._serialized_end=3054
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,45 @@
+"""Who calls, and what they may do."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from lokr_serve.types.requests import Priority
+
+
+class Permission(Enum):
+    """What a client may call."""
+
+    INFER = "infer"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """What one client may take; what is None is the server's setting for every client."""
+
+    max_requests: int | None = None  # at the same time
+    rate: float | None = None  # requests a second
+    queue_share: float | None = None  # of the places in the queue
+    adapter_bytes: int | None = None  # of the adapters that it loaded or uploaded
+    max_priority: Priority = Priority.HIGH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A client that has said who it is, or nobody in particular."""
+
+    name: str
+    permissions: frozenset[Permission]
+    adapters: tuple[str, ...] = ("*",)  # ids, or prefixes that end in an asterisk
+    limits: ClientLimits = ClientLimits()
+
+    def may_use(self, adapter_id: str) -> bool:
+        """Whether an adapter is one of those that the client may use, see and change."""
+        return any(
+            adapter_id.startswith(pattern[:-1]) if pattern.endswith("*") else adapter_id == pattern
+            for pattern in self.adapters
+        )
+
+
+# Whoever calls a server that wants no credentials.
+ANONYMOUS = Caller(name="", permissions=frozenset(Permission))
