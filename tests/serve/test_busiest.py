@@ -86,7 +86,7 @@ def test_adapters_without_a_series_are_forgotten_beyond_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ids are made up by callers for ever; memory is not."""
-    monkeypatch.setattr("lokr_serve.metrics.MAX_UNNAMED", 2)
+    monkeypatch.setattr("lokr_serve.metrics.busiest.MAX_UNNAMED", 2)
     counter = make_counter(1)
     count(counter, "ab" + "cd" + "b")  # b is forgotten, and begins anew
     first = scrape(counter)

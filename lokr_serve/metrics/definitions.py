@@ -1,128 +1,16 @@
 """Every metric of the server, built once and handed to the parts that observe."""
 
-import heapq
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from lokr_serve.metrics.activity import ActivityCollector, AdapterActivity
+from lokr_serve.metrics.busiest import BusiestCounter
 
 STEP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 REQUEST_SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 LOSS_BUCKETS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1)
-OTHER = "other"
-# Adapters whose requests are remembered although they have no series; one that comes back after
-# that begins anew, as after a restart.
-MAX_UNNAMED = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterActivity:
-    """Which adapters an inference gateway should think of as here, and how many fit."""
-
-    max_adapters: int
-    resident: Iterable[str]
-    waiting: Iterable[str]
-
-
-class _ActivityCollector(Collector):
-    """Renders the one ``lora_requests_info`` series that gateways read; its value is the time."""
-
-    def __init__(self, read: Callable[[], AdapterActivity]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the family with exactly one series."""
-        activity = self._read()
-        family = GaugeMetricFamily(
-            "lokr_serve_lora_requests_info",
-            "Adapters resident and waited for; the value is the Unix time of this reading.",
-            labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
-        )
-        labels = (
-            str(activity.max_adapters),
-            ",".join(activity.resident),
-            ",".join(activity.waiting),
-        )
-        family.add_metric(labels, time.time())
-        yield family
-
-
-@dataclass(slots=True, kw_only=True)
-class _Tally:
-    """What was counted for one adapter; ``named`` while it had a series of its own."""
-
-    total: float = 0.0
-    named: float = 0.0
-
-
-class BusiestCounter(Collector):
-    """A counter per adapter in a bounded number of series: the busiest N, the rest as ``other``.
-
-    Each event counts in exactly one series, that of its adapter if it has one at the time, else
-    ``other``, so that none ever decreases and their sum is exact, whoever changes places. Places
-    change after a scrape alone, so that what a series has counted is always told. An adapter
-    takes the place of another only if it has been at least twice as busy since the start: series
-    do not flicker, and N places see at most ``N log2(events)`` changes.
-    """
-
-    def __init__(self, name: str, text: str, max_series: int) -> None:
-        self._name = name
-        self._text = text
-        self._max_series = max_series
-        self._tallies: OrderedDict[str, _Tally] = OrderedDict()  # counted last, last
-        self._named: set[str] = set()
-        self._other = 0.0
-        self._lock = threading.Lock()
-
-    def add(self, adapter_id: str) -> None:
-        """Count one event of an adapter."""
-        with self._lock:
-            tally = self._tallies.setdefault(adapter_id, _Tally())
-            self._tallies.move_to_end(adapter_id)
-            tally.total += 1
-            if len(self._named) < self._max_series and adapter_id != OTHER:
-                self._named.add(adapter_id)
-            if adapter_id in self._named:
-                tally.named += 1
-            else:
-                self._other += 1
-            self._forget()
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the family, then see who are the busiest."""
-        family = CounterMetricFamily(self._name, self._text, labels=("adapter_id",))
-        with self._lock:
-            for adapter_id in sorted(self._named):
-                family.add_metric((adapter_id,), self._tallies[adapter_id].named)
-            family.add_metric((OTHER,), self._other)
-            self._change_places()
-        yield family
-
-    def _change_places(self) -> None:
-        """Let the busiest of the others take the places of those half as busy."""
-
-        def total(adapter_id: str) -> float:
-            return self._tallies[adapter_id].total
-
-        others = (name for name in self._tallies if name not in self._named and name != OTHER)
-        busiest = heapq.nlargest(self._max_series, others, key=total)
-        for comer, leaver in zip(busiest, sorted(self._named, key=total), strict=False):
-            if total(comer) < 2 * total(leaver):
-                break
-            self._named.remove(leaver)
-            self._named.add(comer)
-
-    def _forget(self) -> None:
-        """Forget the adapter without a series that was counted longest ago, beyond a limit."""
-        if len(self._tallies) > self._max_series + MAX_UNNAMED:
-            oldest = next(name for name in self._tallies if name not in self._named)
-            del self._tallies[oldest]
 
 
 class Metrics:
@@ -241,7 +129,7 @@ class Metrics:
 
     def watch_activity(self, read: Callable[[], AdapterActivity]) -> None:
         """Render the gateways' residency series from ``read`` at each scrape."""
-        self.registry.register(_ActivityCollector(read))
+        self.registry.register(ActivityCollector(read))
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"lokr_serve_{name}", text, labels, registry=self.registry)

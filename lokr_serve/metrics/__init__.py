@@ -1,0 +1,7 @@
+"""Metrics: what the server counts and measures, and how scrapers get it."""
+
+from lokr_serve.metrics.activity import AdapterActivity
+from lokr_serve.metrics.busiest import OTHER, BusiestCounter
+from lokr_serve.metrics.definitions import Metrics
+
+__all__ = ["OTHER", "AdapterActivity", "BusiestCounter", "Metrics"]
