@@ -6,10 +6,11 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lokr_serve.backends import Base, build_backend, load_base
-from lokr_serve.config import Settings
+from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import EngineStoppedError
 from lokr_serve.logs import configure_logs
 from lokr_serve.metrics import Metrics
@@ -48,7 +49,7 @@ class Addresses:
 
 
 def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends the process at once.
+    """Serve until SIGTERM or SIGINT, and leave in order; a second one ends the process at once.
 
     Args:
         settings: All that can be set.
@@ -73,7 +74,7 @@ def run(settings: Settings, on_ready: Callable[[Addresses], None]) -> None:
 async def serve(
     settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[Addresses], None]
 ) -> None:
-    """Serve until ``stop`` is set.
+    """Serve until ``stop`` is set, and then for as long as gateways need to look elsewhere.
 
     The listeners are open, and say that they do not serve yet, while the model is loaded. Once it
     has stopped, or failed, the server takes itself down within a bounded time, or the process is
@@ -103,8 +104,10 @@ async def serve(
                 backend = await _start_backend(base, settings, metrics, stack)
                 gate.open(backend)
                 on_ready(addresses)
-                watch = _watch(backend.engine, _stuck_step_seconds(backend, settings))
-                await _unless_stopped(asyncio.create_task(watch), stop)
+                watch = partial(_watch, backend.engine, _stuck_step_seconds(backend, settings))
+                await _unless_stopped(asyncio.create_task(watch()), stop)
+                if settings.server.lame_duck_seconds:
+                    await _leave(gate, watch, settings.server)
 
 
 def _version() -> str:
@@ -127,6 +130,19 @@ async def _start_backend(
 def _stuck_step_seconds(backend: Backend, settings: Settings) -> float:
     section = settings.text if isinstance(backend, TextBackend) else settings.image
     return section.stuck_step_seconds
+
+
+async def _leave(
+    gate: Gate, watch: Callable[[], Coroutine[None, None, None]], server: ServerSettings
+) -> None:
+    """Serve on, not ready any more, until whoever sends calls here has had the time to see it."""
+    longest_seconds = server.lame_duck_seconds + server.drain_seconds + TAKE_DOWN_SECONDS
+    faulthandler.dump_traceback_later(longest_seconds, exit=True)
+    gate.leave()
+    logger.info("not ready any more; calls are taken for %.0f s", server.lame_duck_seconds)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(server.lame_duck_seconds):
+            await watch()
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ _PLACES = MappingProxyType(
         "admin_listen": ("server", "admin_listen"),
         "metrics_listen": ("server", "metrics_listen"),
         "reflection": ("server", "reflection"),
+        "lame_duck_seconds": ("server", "lame_duck_seconds"),
         "drain_seconds": ("server", "drain_seconds"),
         "log_level": ("server", "log_level"),
         "max_requests": ("image", "max_requests"),
@@ -64,6 +65,9 @@ class SettingsFlags:
         str | None, Option(metavar="HOST:PORT", help="For metrics and probes.")
     ] = None
     reflection: Annotated[bool | None, Option(help="Serve gRPC reflection.")] = None
+    lame_duck_seconds: Annotated[
+        float | None, Option(help="To serve on after SIGTERM, not ready any more; then it drains.")
+    ] = None
     drain_seconds: Annotated[float | None, Option(help="For running requests after SIGTERM.")] = (
         None
     )

@@ -12,12 +12,16 @@ class ServingState(Enum):
 
     LOADING = "the base model is being loaded"
     SERVING = "the server is ready"
+    LEAVING = "the server is about to shut down"
     DRAINING = "the server is shutting down"
     FAILED = "the engine has failed"
 
 
 class Gate:
     """Opens once the backend is there and closes when the server drains or fails.
+
+    Before it closes it may say for a while that it is about to: then it is no longer ready, so
+    that nobody sends it new calls, and still serves those that come.
 
     It is the one place that calls, health checks and probes ask. It lives on the event loop.
     """
@@ -39,6 +43,11 @@ class Gate:
         return self._changed
 
     @property
+    def is_ready(self) -> bool:
+        """Whether calls should be sent here; some that are sent all the same are served, too."""
+        return self._state is ServingState.SERVING
+
+    @property
     def is_closed(self) -> bool:
         """Whether the server serves no more, for good."""
         return self._state in (ServingState.DRAINING, ServingState.FAILED)
@@ -47,6 +56,10 @@ class Gate:
         """Serve from ``backend`` from now on."""
         self._backend = backend
         self._enter(ServingState.SERVING)
+
+    def leave(self) -> None:
+        """Ask for no more calls, but serve those that come."""
+        self._enter(ServingState.LEAVING)
 
     def close(self, state: ServingState) -> Backend | None:
         """Refuse new calls from now on; running ones go on, on the backend that is returned."""
@@ -94,8 +107,8 @@ class Gate:
         return backend
 
     def serves(self, service: str) -> bool:
-        """Whether calls of one of the server's services find now what they need."""
-        if self._backend is None:
+        """Whether calls of one of the server's services should be sent here."""
+        if self._backend is None or not self.is_ready:
             return False
         return service == self._backend.service or service not in ENGINE_SERVICES
 

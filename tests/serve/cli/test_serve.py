@@ -77,6 +77,21 @@ def test_a_second_signal_ends_it_at_once(model_folder: Path) -> None:
             assert process.wait(timeout=30) == -signal.SIGTERM
 
 
+def test_a_second_signal_ends_a_lame_duck_at_once(model_folder: Path) -> None:
+    """The wait is for gateways; who has none in front need not sit through it."""
+    with serving(model_folder, "--lame-duck-seconds", "600") as process:
+        ready = read_ready(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "not ready any more" not in process.stderr.readline():
+            pass
+        with Client(ready["listen"]) as client:
+            assert client.health() is Health.NOT_SERVING
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize(("has_model", "code"), [(False, 2), (True, 1)])
 def test_a_model_that_cannot_be_loaded_is_one_line_of_error(
     model_folder: Path, tmp_path: Path, has_model: bool, code: int

@@ -45,6 +45,7 @@ def test_flags_win_over_the_environment_and_the_file(
         ("--admin-listen", "h:2", "server", "admin_listen", "h:2"),
         ("--metrics-listen", "h:3", "server", "metrics_listen", "h:3"),
         ("--no-reflection", None, "server", "reflection", False),
+        ("--lame-duck-seconds", "2.5", "server", "lame_duck_seconds", 2.5),
         ("--drain-seconds", "1.5", "server", "drain_seconds", 1.5),
         ("--log-level", "debug", "server", "log_level", "debug"),
         ("--max-queue", "6", "text", "max_queue", 6),

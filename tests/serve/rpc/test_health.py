@@ -55,6 +55,25 @@ async def test_nothing_is_ready_before_the_model_is(
     assert await check(stub, service) == NOT_SERVING
 
 
+@pytest.mark.parametrize("service", ["", SERVICE, "readiness"])
+async def test_a_server_that_is_about_to_leave_says_so_and_serves(
+    gate: Gate, stub: HealthStub, backend: TextBackend, service: str
+) -> None:
+    """Gateways need time to look elsewhere; a watch that ended would look like a fault to them."""
+    gate.open(backend)
+    watch = stub.Watch(HealthCheckRequest(service=service))
+    before = (await watch.read()).status
+    gate.leave()
+    after = (await watch.read()).status
+
+    assert (before, after) == (SERVING, NOT_SERVING)
+    assert await check(stub, service) == NOT_SERVING
+    assert await check(stub, "liveness") == SERVING
+    assert not watch.done()
+    assert gate.backend() is backend
+    watch.cancel()
+
+
 async def test_a_server_is_alive_until_its_engine_fails(gate: Gate, stub: HealthStub) -> None:
     """A probe that kills a server while it loads or drains makes things worse."""
     assert await check(stub, "liveness") == SERVING
