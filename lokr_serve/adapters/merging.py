@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,12 +15,14 @@ from lokr_core import (
     Adapted,
     AdapterMix,
     AdapterNotAddedError,
+    AdapterRef,
     Apply,
     LossyMergeError,
     MergeBudgetError,
     MergedMix,
     MergeError,
 )
+from lokr_serve.adapters.leasing import build_mix
 from lokr_serve.adapters.policy import (
     CPU_MACS_PER_BYTE,
     CUDA_MACS_PER_BYTE,
@@ -33,7 +36,7 @@ from lokr_serve.adapters.workers import SharedCalls, Workers, join
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterBudgetError, DeviceMemoryError
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import ApplyMode
+from lokr_serve.types import AdapterWeight, ApplyMode
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,10 @@ class MixMerger:
         self._cost = lru_cache(MAX_MIXES)(adapted.cost)
         on_cpu = next(iter(adapted.spec.modules.values())).weight.device.type == "cpu"
         self._macs_per_byte = CPU_MACS_PER_BYTE if on_cpu else CUDA_MACS_PER_BYTE
+
+    def build(self, parts: Sequence[AdapterWeight], refs: Mapping[str, AdapterRef]) -> AdapterMix:
+        """Return the mix of these parts, as :func:`build_mix` does."""
+        return build_mix(parts, refs, self._adapted)
 
     async def acquire(
         self,

@@ -1,32 +1,25 @@
 """AdapterRegistry: every adapter that the server knows, from registration to unload."""
 
-import asyncio
 import builtins
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
-from lokr_core import Adapted, AdapterRef, Apply
+from lokr_core import Adapted
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
-from lokr_serve.adapters.leasing import (
-    Lease,
-    build_mix,
-    check_parts,
-    is_used,
-    require_adapter_id,
-    require_seconds,
-)
+from lokr_serve.adapters.leasing import Lease, require_adapter_id, require_seconds
+from lokr_serve.adapters.lending import AdapterLender
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
+from lokr_serve.adapters.residency import LeaveReason, Residency
 from lokr_serve.adapters.store import AdapterStore
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterExistsError, AdapterUnloadedError
+from lokr_serve.errors import AdapterExistsError
 from lokr_serve.metrics import AdapterActivity, Metrics
 from lokr_serve.types import (
     AdapterOverrides,
@@ -49,30 +42,32 @@ class AdapterRegistry:
     """
 
     def __init__(self, *, adapted: Adapted, settings: AdapterSettings, metrics: Metrics) -> None:
-        self._adapted = adapted
-        self._settings = settings
-        self._metrics = metrics
         self._store = AdapterStore(settings.directory)
         self._workers = Workers(settings.max_loads)
         self._leases = LeaseBook()
-        self._num_running = 0  # requests for any mix, the base model included
-        self._num_leases = 0  # those that have theirs
         self._residency = Residency(
             adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
-        )
-        self._merger = MixMerger(
-            adapted=adapted, workers=self._workers, settings=settings, metrics=metrics
         )
         loader = AdapterLoader(
             store=self._store,
             spec=adapted.spec,
             workers=self._workers,
-            turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._num_leases > 0),
+            turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._lender.is_serving),
             settings=settings,
             metrics=metrics,
         )
         self._catalogue = Catalogue(
             loader=loader, residency=self._residency, leases=self._leases, settings=settings
+        )
+        self._lender = AdapterLender(
+            catalogue=self._catalogue,
+            residency=self._residency,
+            leases=self._leases,
+            merger=MixMerger(
+                adapted=adapted, workers=self._workers, settings=settings, metrics=metrics
+            ),
+            max_parts=settings.max_parts,
+            metrics=metrics,
         )
 
     async def scan(self) -> None:
@@ -198,86 +193,11 @@ class AdapterRegistry:
             self._catalogue.set_ttl(record, ttl_seconds)
         return self.get(adapter_id)
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self, adapters: Sequence[AdapterWeight], mode: ApplyMode, workload: Workload | None = None
-    ) -> AsyncIterator[Lease]:
-        """Hold the mix of a request ready to use: all of it, or nothing.
-
-        What is not in memory is loaded; nothing waits for room, so leases cannot wait for each
-        other. A lease must be given back only when the engine has dropped its rows.
-
-        Args:
-            adapters: The parts of the mix.
-            mode: How they are to be applied.
-            workload: What the request computes, by which auto chooses; a text's decoding if None.
-
-        Raises:
-            InvalidRequestError: The mix is malformed, or does not fit its adapters.
-            AdapterNotFoundError, AdapterDrainingError: An id takes no requests.
-            AdapterLoadFailedError, AdapterLoadCrashedError: An adapter could not be loaded.
-            AdapterBudgetError: No room for an adapter, or for merged weights if the mode asks so.
-            DeviceMemoryError: The device has no memory left for either.
-            AdapterUnloadedError: An adapter was unloaded by force meanwhile.
-            LossyMergeError: The mode asks for a merge that rounding would spoil.
-        """
-        check_parts(adapters, self._settings.max_parts)
-        for part in adapters:
-            self._catalogue.get(part.adapter_id)
-        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        with ExitStack() as held:
-            held.enter_context(self._running())
-            used = [part.adapter_id for part in adapters if is_used(part)]
-            refs = await self._hold(used, ended, held)
-            mix = build_mix(adapters, refs, self._adapted)
-            running = self._num_running
-            apply = await self._merger.acquire(mix, mode, num_running=running, workload=workload)
-            if apply is Apply.MERGED:
-                held.callback(self._merger.release, mix)
-            if ended.done():
-                raise AdapterUnloadedError(ended.result())
-            self._num_leases += 1
-            held.callback(self._end_lease)
-            yield Lease(mix=mix, apply=apply, ended=ended)
-
-    def _end_lease(self) -> None:
-        self._num_leases -= 1
-
-    async def _hold(
-        self, ids: Iterable[str], ended: asyncio.Future[str], held: ExitStack
-    ) -> Mapping[str, AdapterRef]:
-        """Load what is missing, side by side, and keep each adapter until ``held`` is closed."""
-        missing = [adapter_id for adapter_id in ids if self._residency.get(adapter_id) is None]
-        refs: dict[str, AdapterRef] = {}
-        with self._catalogue.wanting(ids):
-            begun = {adapter_id: self._catalogue.begin_load(adapter_id) for adapter_id in missing}
-            for adapter_id in ids:
-                resident = await self._catalogue.load(adapter_id, begun.get(adapter_id))
-                held.enter_context(self._holding(resident, ended))
-                refs[adapter_id] = resident.ref
-        return refs
-
-    @contextmanager
-    def _holding(self, resident: Resident, ended: asyncio.Future[str]) -> Iterator[None]:
-        adapter_id = resident.ref.adapter_id
-        self._residency.lease(resident)
-        self._leases.add(adapter_id, ended)
-        self._catalogue.note_use(adapter_id)
-        self._metrics.adapter_requests.add(adapter_id)
-        try:
-            yield
-        finally:
-            self._residency.release(resident)
-            self._leases.remove(adapter_id, ended)
-            self._catalogue.note_use(adapter_id)
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        self._num_running += 1
-        try:
-            yield
-        finally:
-            self._num_running -= 1
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Hold the mix of a request ready to use, as :meth:`AdapterLender.lease` does."""
+        return self._lender.lease(adapters, mode, workload)
 
     def activity(self) -> AdapterActivity:
         """Return which adapters are in memory, the last used first, and which are waited for."""
