@@ -1,18 +1,20 @@
 """The one interceptor: it runs every call inside scopes, such as metrics and error mapping."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from grpc.aio import ServerInterceptor, ServicerContext
+from grpc.aio import EOF, ServerInterceptor, ServicerContext
 
+from lokr_serve.errors import InvalidRequestError, NotServedError
 from lokr_serve.types import is_request_id
 
 REQUEST_ID_KEY = "x-request-id"
+UNKNOWN = "unknown"  # service, method and kind of a call that the server has no method for
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -21,12 +23,14 @@ Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Request, Response]"
 Context = ServicerContext[Any, Any]  # of any call; servicers know their own types
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Serve = Callable[[AsyncIterator[Any], Context], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
     """One call, as the scopes around it see it."""
 
+    path: str  # as it was called, even if the server has no such method
     service: str
     method: str
     kind: str  # "unary", "client_stream", "server_stream" or "bidi_stream"
@@ -38,7 +42,11 @@ Scope = Callable[[Call], AbstractAsyncContextManager[None]]
 
 
 class ScopeInterceptor(ServerInterceptor):
-    """Runs each call inside the given scopes, the first outermost."""
+    """Runs each call inside the given scopes, the first outermost.
+
+    Nothing of a request is read before all scopes have let the call in: to grpc every method is
+    one that reads a stream, also those that the server does not have.
+    """
 
     def __init__(self, scopes: Sequence[Scope]) -> None:
         self._scopes = tuple(scopes)
@@ -47,18 +55,18 @@ class ScopeInterceptor(ServerInterceptor):
         self,
         continuation: Callable[[Details], "Awaitable[Handler[Request, Response] | None]"],
         handler_call_details: Details,
-    ) -> "Handler[Request, Response] | None":
+    ) -> "Handler[Request, Response]":
         """Return the method's handler with the scopes around it."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        _, service, method = handler_call_details.method.split("/")
+        path = handler_call_details.method
+        _, service, method = (UNKNOWN,) * 3 if handler is None else path.split("/")
+        kind = UNKNOWN if handler is None else _kind(handler)
         request_id = _request_id(handler_call_details)
-        kind = _kind(handler)
-        plain = _plain(_behaviour(handler))
+        serve = _refuse if handler is None else _serving(handler)
 
-        async def scoped(request: Any, context: Context) -> Any:
+        async def scoped(requests: AsyncIterator[Any], context: Context) -> None:
             call = Call(
+                path=path,
                 service=service,
                 method=method,
                 kind=kind,
@@ -68,9 +76,37 @@ class ScopeInterceptor(ServerInterceptor):
             async with AsyncExitStack() as stack:
                 for scope in self._scopes:
                     await stack.enter_async_context(scope(call))
-                return await plain(request, context)
+                await serve(requests, context)
 
-        return _rebuild(handler, scoped)
+        return grpc.stream_stream_rpc_method_handler(
+            scoped,
+            None if handler is None else handler.request_deserializer,
+            None if handler is None else handler.response_serializer,
+        )
+
+
+async def _refuse(requests: AsyncIterator[Any], context: Context) -> None:
+    raise NotServedError("this server has no such method")
+
+
+def _serving(handler: "Handler[Request, Response]") -> Serve:
+    """Return the method as one that reads its requests and writes its replies itself."""
+    behaviour = _plain(_behaviour(handler))
+
+    async def serve(requests: AsyncIterator[Any], context: Context) -> None:
+        request = requests if handler.request_streaming else await _read_one(context)
+        reply = await behaviour(request, context)
+        if not handler.response_streaming:
+            await context.write(reply)
+
+    return serve
+
+
+async def _read_one(context: Context) -> Any:
+    request = await context.read()
+    if request is EOF:
+        raise InvalidRequestError("request", "the call ended without one")
+    return request
 
 
 def _request_id(details: Details) -> str:
@@ -115,18 +151,3 @@ def _plain(behaviour: Callable[..., Any]) -> Behaviour:
                 await context.write(reply)
 
     return write_all
-
-
-def _rebuild(
-    handler: "Handler[Request, Response]", behaviour: Behaviour
-) -> "Handler[Request, Response]":
-    match handler.request_streaming, handler.response_streaming:
-        case False, False:
-            make = grpc.unary_unary_rpc_method_handler
-        case True, False:
-            make = grpc.stream_unary_rpc_method_handler
-        case False, True:
-            make = grpc.unary_stream_rpc_method_handler
-        case _:
-            make = grpc.stream_stream_rpc_method_handler
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)

@@ -94,6 +94,9 @@ class Stub:
         self.unknown: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             f"/{SERVICE}/unknown"
         )
+        self.without_request: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = (
+            channel.stream_unary(f"/{SERVICE}/unary")
+        )
 
 
 @pytest.fixture
@@ -133,11 +136,13 @@ async def stub(echo: Echo, metrics: Metrics, gate: Gate) -> AsyncIterator[Stub]:
     await server.stop(0)
 
 
-def handled(metrics: Metrics, kind: str, method: str, code: str) -> float:
+def handled(
+    metrics: Metrics, kind: str, method: str, code: str, *, service: str = SERVICE
+) -> float:
     """Return how many calls ended with a code."""
     labels = {
         "grpc_type": kind,
-        "grpc_service": SERVICE,
+        "grpc_service": service,
         "grpc_method": method,
         "grpc_code": code,
     }
@@ -171,12 +176,21 @@ async def test_calls_of_every_kind_pass_and_are_counted(stub: Stub, metrics: Met
         assert handled(metrics, kind, method, "OK") == 1
 
 
-async def test_an_unknown_method_is_unimplemented(stub: Stub) -> None:
-    """There is no handler to surround."""
+async def test_an_unknown_method_is_unimplemented(stub: Stub, metrics: Metrics) -> None:
+    """It goes through the scopes as well, under one name, whatever callers make up."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.unknown(b"a")
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert handled(metrics, "unknown", "unknown", "Unimplemented", service="unknown") == 1
+
+
+async def test_a_call_that_ends_without_a_request_is_refused(stub: Stub) -> None:
+    """No method can do anything with it."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.without_request(iter(()))
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_an_error_of_ours_becomes_its_status(stub: Stub, metrics: Metrics) -> None:
