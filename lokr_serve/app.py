@@ -26,12 +26,14 @@ from lokr_serve.rpc.backend import Backend, Engine, TextBackend
 from lokr_serve.rpc.gate import Gate, ServingState
 from lokr_serve.rpc.metrics_http import MetricsServer
 from lokr_serve.rpc.server import Listeners, build_listeners
+from lokr_serve.tracing import build_tracer
 
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0  # between two looks at the engine
 END_SECONDS = 2.0  # for calls that were told to end; each waits for the step that it is in
 STEP_SECONDS = 20.0  # for the engine's last step, once no call waits for it
+FLUSH_SECONDS = 2.0  # for the last spans; a collector that is away gets none of them
 TAKE_DOWN_SECONDS = 30.0  # for all that comes after the drain, or the process is killed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -88,9 +90,12 @@ async def serve(
         torch.set_num_threads(settings.model.num_threads)
     gate = Gate()
     metrics = Metrics(version=_version(), max_adapter_series=settings.server.max_adapter_series)
-    listeners = build_listeners(gate, settings, metrics)
     async with AsyncExitStack() as stack:
         stack.callback(faulthandler.cancel_dump_traceback_later)
+        tracer = build_tracer(settings.tracing, version=_version())
+        if tracer is not None:
+            stack.push_async_callback(tracer.close, FLUSH_SECONDS)
+        listeners = build_listeners(gate, settings, metrics, tracer)
         probes = MetricsServer(gate, metrics.registry)
         stack.push_async_callback(probes.stop)
         addresses = Addresses(

@@ -17,6 +17,7 @@ Positive = Annotated[int, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
+AccessLog = Literal["off", "failures", "all"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -49,6 +50,7 @@ class ServerSettings(_Section):
     max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect
     max_adapter_series: Positive = 100
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: AccessLog = "failures"  # which calls have a line in the log at their end
 
     @field_validator("listen", "admin_listen", "metrics_listen")
     @classmethod

@@ -3,19 +3,23 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
+
+from lokr_serve.calls import call_record
 
 # The request that the current task works for; empty outside of one.
 request_id_variable: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class _RequestIdFilter(logging.Filter):
-    """Adds the request's id to each record, while the record is made in the request's task."""
+class _CallFilter(logging.Filter):
+    """Adds to each record what is known of the call in whose task it is made."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id_variable.get()
+        record.labels = call_record().labels()
         return True
 
 
@@ -32,6 +36,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := record.__dict__.get("request_id"):
             line["request_id"] = request_id
+        line |= record.__dict__.get("labels", {})
+        line |= record.__dict__.get("fields", {})  # of those who give it as ``extra``
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -44,8 +50,10 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with the request's id at its end."""
-        line = super().format(record)
+        """Return the line, with its fields and the request's id at its end."""
+        fields: Mapping[str, object] = record.__dict__.get("fields", {})
+        words = (f"{name}={value}" for name, value in fields.items())
+        line = " ".join((super().format(record), *words))
         request_id = record.__dict__.get("request_id")
         return f"{line} [{request_id}]" if request_id else line
 
@@ -53,7 +61,7 @@ class TextFormatter(logging.Formatter):
 def log_handler(stream: TextIO) -> logging.Handler:
     """Return a handler that writes to ``stream``, in the form that suits its reader."""
     handler = logging.StreamHandler(stream)
-    handler.addFilter(_RequestIdFilter())
+    handler.addFilter(_CallFilter())
     handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     return handler
 

@@ -19,6 +19,8 @@ class Job:
         self.mailbox = mailbox
         self.member = Member(owner=generation.mix)
         self.began_at: float | None = None  # time.monotonic, once it has left the queue
+        self.denoised_at: float | None = None  # once its last step was done
+        self.decoded_at: float | None = None  # once its images are pixels
         self.num_denoiser_rows = 0
 
     @property
@@ -44,8 +46,10 @@ class Job:
 
     def finished(self, index: int) -> ImageFinished:
         """Return the end of one of its images."""
-        generation = self.generation
+        generation, accepted_at = self.generation, self.generation.accepted_at
         assert self.began_at is not None, "a request finishes after it has begun"
+        assert self.denoised_at is not None, "and after its last step"
+        assert self.decoded_at is not None, "and after its images were decoded"
         return ImageFinished(
             index=index,
             seed=self.seeds[index],
@@ -56,8 +60,10 @@ class Job:
                 num_denoiser_rows=self.num_denoiser_rows // len(self.seeds),
             ),
             timing=ImageTiming(
-                queue_seconds=self.began_at - generation.accepted_at,
-                total_seconds=time.monotonic() - generation.accepted_at,
+                queue_seconds=self.began_at - accepted_at,
+                denoised_seconds=self.denoised_at - accepted_at,
+                decoded_seconds=self.decoded_at - accepted_at,
+                total_seconds=time.monotonic() - accepted_at,
             ),
         )
 

@@ -1,5 +1,6 @@
 """Work: what the thread of a request does, from its prompt to its encoded images."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from diffusers.utils.outputs import BaseOutput
@@ -52,6 +53,7 @@ class Work:
         job = self._job
         with self._gathering.taking_part(job.member):
             result = self._run(self._on_step)
+            job.decoded_at = time.monotonic()
             with self._gathering.aside(job.member):
                 for index in range(len(job.seeds)):
                     self._gathering.check(job.member)
@@ -101,6 +103,7 @@ class Work:
         self._metrics.denoising_steps.inc(len(job.seeds))
         job.mailbox.post(ImageProgress(step=done.step, num_steps=done.num_steps))
         if done.step == done.num_steps:
+            job.denoised_at = time.monotonic()
             self._require_finite(done)
             self._gathering.step_aside(job.member)  # what is left joins nobody
             return

@@ -1,11 +1,12 @@
-"""What is the same for every request to an engine: deadline, seed, lease, and its mix."""
+"""What is the same for every request to an engine: its seed, its lease, and its mix."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from lokr_core import AdapterMix
 from lokr_serve.adapters import AdapterRegistry, Lease, Workload
+from lokr_serve.calls import call_record, phase
 from lokr_serve.errors import AdapterUnloadedError, DeadlineError
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
@@ -38,10 +39,12 @@ async def leased(
     Raises:
         AdapterUnloadedError: An adapter was unloaded by force.
     """
-    async with (
-        registry.lease(adapters, mode, workload) as lease,
-        Interruption(lease.ended, AdapterUnloadedError),
-    ):
+    async with AsyncExitStack() as held:
+        with phase("load"):
+            lease = await held.enter_async_context(registry.lease(adapters, mode, workload))
+        record = call_record()
+        record.mix, record.apply_mode = lease.mix.name, lease.apply.value
+        await held.enter_async_context(Interruption(lease.ended, AdapterUnloadedError))
         yield lease
 
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from grpc.aio import ServicerContext
 
 from lokr_serve.adapters import Lease, Workload
+from lokr_serve.calls import phase
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.logs import request_id_variable
@@ -15,6 +16,7 @@ from lokr_serve.rpc.admission import WaitingRoom
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.image_replies import chunk_messages, event_message, image_files
 from lokr_serve.rpc.image_requests import image_request
+from lokr_serve.rpc.timeline import image_timeline
 from lokr_serve.types import (
     ApplyMode,
     GeneratedImage,
@@ -44,7 +46,8 @@ class ImageServicer(ImageServiceServicer):
         accepted_at = time.monotonic()
         with self._room.place() as leave_room:
             seed = seed_or_drawn(wanted.params.seed)
-            plan = await asyncio.to_thread(backend.factory.plan, wanted, seed)
+            with phase("plan"):
+                plan = await asyncio.to_thread(backend.factory.plan, wanted, seed)
             workload = Workload(
                 rows_per_step=backend.factory.rows_per_step(plan), num_steps=plan.num_run_steps
             )
@@ -52,9 +55,13 @@ class ImageServicer(ImageServiceServicer):
                 generation = _generation(wanted, plan, lease, accepted_at)
                 backend.engine.check(generation)
                 await context.write(event_message(_started(generation)))
-                async with aclosing(backend.engine.generate(generation)) as events:
+                async with (
+                    image_timeline(generation) as see,
+                    aclosing(backend.engine.generate(generation)) as events,
+                ):
                     async for event in events:
                         leave_room()
+                        see(event)
                         await _write(event, context)
 
 

@@ -1,6 +1,5 @@
 """What surrounds calls: their id in logs, metrics, the status of errors, shutdown, permission."""
 
-import asyncio
 import logging
 import secrets
 import time
@@ -11,13 +10,15 @@ import grpc
 from grpc.aio import AbortError
 
 from lokr_core import LokrError
+from lokr_serve.calls import begin_call
 from lokr_serve.errors import NotPermittedError, ShuttingDownError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.interceptor import Call, Context, Scope
 from lokr_serve.rpc.interruption import Interruption
-from lokr_serve.rpc.status import ErrorStatus, error_rule, error_status, internal_status
+from lokr_serve.rpc.outcome import telling
+from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ READING_METHODS = frozenset(("GetAdapter", "ListAdapters"))
 
 @asynccontextmanager
 async def request_id_scope(call: Call) -> AsyncIterator[None]:
-    """Name the call's request in the logs."""
+    """Name the call's request in the logs, and keep a record of the call from here on."""
     request_id_variable.set(call.request_id)
+    begin_call()
     yield
 
 
@@ -43,16 +45,14 @@ def metrics_scope(metrics: Metrics) -> Scope:
     async def scope(call: Call) -> AsyncIterator[None]:
         labels = (call.kind, call.service, call.method)
         metrics.rpc_started.labels(*labels).inc()
-        begin = time.perf_counter()
-        code = grpc.StatusCode.OK
-        try:
-            yield
-        except BaseException as error:
-            code = _code(error, call.context)
-            raise
-        finally:
+        began_at = time.perf_counter()
+
+        def count(code: grpc.StatusCode) -> None:
             metrics.rpc_handled.labels(*labels, _spell(code)).inc()
-            metrics.rpc_seconds.labels(*labels).observe(time.perf_counter() - begin)
+            metrics.rpc_seconds.labels(*labels).observe(time.perf_counter() - began_at)
+
+        with telling(call, count):
+            yield
 
     return scope
 
@@ -95,20 +95,6 @@ async def reading_scope(call: Call) -> AsyncIterator[None]:
 
 async def _abort(context: Context, status: ErrorStatus) -> None:
     await context.abort(status.code, status.message, status.trailers)
-
-
-def _code(error: BaseException, context: Context) -> grpc.StatusCode:
-    """Return the code that a call will end with."""
-    match error:
-        case LokrError():
-            return error_rule(error).code
-        case AbortError():
-            return context.code()
-        case asyncio.CancelledError():
-            has_passed = context.time_remaining() == 0  # None without a deadline
-            return grpc.StatusCode.DEADLINE_EXCEEDED if has_passed else grpc.StatusCode.CANCELLED
-        case _:
-            return grpc.StatusCode.INTERNAL
 
 
 def _spell(code: grpc.StatusCode) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -18,6 +19,7 @@ from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.health import Health
 from lokr_serve.rpc.image_servicer import ImageServicer
 from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
+from lokr_serve.rpc.observation import access_scope, client_scope, tracing_scope
 from lokr_serve.rpc.scopes import (
     cut_off_scope,
     error_scope,
@@ -30,6 +32,9 @@ from lokr_serve.v1 import adapters_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from lokr_serve.v1.images_pb2_grpc import add_ImageServiceServicer_to_server
 from lokr_serve.v1.text_pb2_grpc import add_TextServiceServicer_to_server
+
+if TYPE_CHECKING:  # it imports opentelemetry
+    from lokr_serve.tracing import CallTracer
 
 SERVICES = (
     TextBackend.service,
@@ -79,13 +84,23 @@ class Listeners:
         )
 
 
-def build_listeners(gate: Gate, settings: Settings, metrics: Metrics) -> Listeners:
+def build_listeners(
+    gate: Gate, settings: Settings, metrics: Metrics, tracer: "CallTracer | None"
+) -> Listeners:
     """Build and bind both listeners; they take no call before they are started.
 
     Raises:
         SettingsError: An address cannot be bound.
     """
-    scopes = (request_id_scope, error_scope, metrics_scope(metrics), cut_off_scope(gate))
+    scopes = (
+        request_id_scope,
+        error_scope,
+        *(() if tracer is None else (tracing_scope(tracer),)),
+        access_scope(settings.server.access_log),
+        metrics_scope(metrics),
+        cut_off_scope(gate),
+        client_scope,
+    )
     servicers = _Servicers(
         text=TextServicer(gate, max_queue=settings.text.max_queue),
         images=ImageServicer(gate, max_queue=settings.image.max_queue),

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from grpc.aio import ServicerContext
 
 from lokr_serve.adapters import Lease
+from lokr_serve.calls import phase
 from lokr_serve.logs import request_id_variable
 from lokr_serve.rpc.accepted import leased, refuse_late, resolved, seed_or_drawn
 from lokr_serve.rpc.admission import WaitingRoom
@@ -15,6 +16,7 @@ from lokr_serve.rpc.completion import Completion
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.text_replies import event_message
 from lokr_serve.rpc.text_requests import generation_request
+from lokr_serve.rpc.timeline import text_timeline
 from lokr_serve.text import Generation
 from lokr_serve.types import ApplyMode, Chunk, Finished, GenerationRequest, Started
 from lokr_serve.v1.text_pb2 import (
@@ -71,14 +73,19 @@ class TextServicer(TextServiceServicer):
         backend = self._gate.text()
         accepted_at = time.monotonic()
         with self._room.place() as leave_room:
-            prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
+            with phase("tokenize"):
+                prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
             async with leased(backend.registry, request.adapters, request.apply_mode) as lease:
                 generation = _generation(request, lease, prompt_ids, accepted_at)
                 backend.engine.check(generation)
                 await emit(_started(generation))
-                async with aclosing(backend.engine.generate(generation)) as events:
+                async with (
+                    text_timeline(generation) as see,
+                    aclosing(backend.engine.generate(generation)) as events,
+                ):
                     async for event in events:
                         leave_room()
+                        see(event)
                         await emit(event)
 
 

@@ -65,10 +65,13 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTiming:
-    """Where the time of a request went."""
+    """Where the time of a request went, in seconds since it was accepted."""
 
     queue_seconds: float
     total_seconds: float
+    # When the last step was done, and when its images were decoded; a reply does not say.
+    denoised_seconds: float | None = None
+    decoded_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
