@@ -115,7 +115,7 @@ class Catalogue:
         self._loader.discard(adapter_id)
         return self._residency.drop(adapter_id, reason)
 
-    def describe(self, adapter_id: str) -> AdapterStatus:
+    def describe(self, adapter_id: str, *, aliases: Sequence[str] = ()) -> AdapterStatus:
         """Return what is known of a registered id."""
         record = self._records.get(adapter_id)
         if record is None:
@@ -127,6 +127,7 @@ class Catalogue:
             device_bytes=0 if resident is None else resident.num_bytes,
             host_bytes=self._loader.host_bytes_of(adapter_id),
             in_flight=self._leases.count(adapter_id),
+            aliases=aliases,
         )
         return describe(record, usage)
 

@@ -43,6 +43,17 @@ class AdapterLender:
         """Whether anything is leased."""
         return self._num_leases > 0
 
+    def check(self, adapters: Sequence[AdapterWeight]) -> None:
+        """Check what can be checked of a mix without loading it.
+
+        Raises:
+            InvalidRequestError: The mix is malformed.
+            AdapterNotFoundError, AdapterDrainingError: An id takes no requests.
+        """
+        check_parts(adapters, self._max_parts)
+        for part in adapters:
+            self._catalogue.get(part.adapter_id)
+
     @asynccontextmanager
     async def lease(
         self, adapters: Sequence[AdapterWeight], mode: ApplyMode, workload: Workload | None = None
@@ -66,9 +77,7 @@ class AdapterLender:
             AdapterUnloadedError: An adapter was unloaded by force meanwhile.
             LossyMergeError: The mode asks for a merge that rounding would spoil.
         """
-        check_parts(adapters, self._max_parts)
-        for part in adapters:
-            self._catalogue.get(part.adapter_id)
+        self.check(adapters)
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         with ExitStack() as held:
             held.enter_context(self._running())

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -120,6 +121,7 @@ class Usage:
     device_bytes: int
     host_bytes: int
     in_flight: int
+    aliases: Sequence[str]
 
 
 def describe(record: Record, usage: Usage) -> AdapterStatus:
@@ -144,5 +146,6 @@ def describe(record: Record, usage: Usage) -> AdapterStatus:
         last_used=record.last_used,
         warnings=info.warnings,
         ttl_seconds=record.ttl_seconds,
+        aliases=usage.aliases,
         error=record.failed.failure if record.failed and is_failed else None,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from lokr_core import Adapted
+from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import Lease, require_adapter_id, require_seconds
@@ -45,6 +46,7 @@ class AdapterRegistry:
         self._store = AdapterStore(settings.directory)
         self._workers = Workers(settings.max_loads)
         self._leases = LeaseBook()
+        self._aliases = AliasTable()
         self._residency = Residency(
             adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
         )
@@ -157,19 +159,23 @@ class AdapterRegistry:
         return freed_bytes
 
     def get(self, adapter_id: str) -> AdapterStatus:
-        """Return what is known of an id.
+        """Return what is known of an id, which may be given by an alias.
 
         Raises:
             InvalidRequestError: The id is malformed.
             AdapterNotFoundError: The id is not registered.
         """
         require_adapter_id("adapter_id", adapter_id)
-        return self._catalogue.describe(adapter_id)
+        return self._describe(self._aliases.resolve(adapter_id))
 
     def list(self, *, prefix: str = "") -> builtins.list[AdapterStatus]:
         """Return what is known of every id that starts with ``prefix``, sorted by id."""
         ids = sorted(adapter_id for adapter_id in self._catalogue if adapter_id.startswith(prefix))
-        return [self._catalogue.describe(adapter_id) for adapter_id in ids]
+        return [self._describe(adapter_id) for adapter_id in ids]
+
+    def _describe(self, adapter_id: str) -> AdapterStatus:
+        aliases = self._aliases.names_of(adapter_id)
+        return self._catalogue.describe(adapter_id, aliases=aliases)
 
     async def update(
         self, adapter_id: str, *, pinned: bool | None, ttl_seconds: float | None
@@ -193,11 +199,28 @@ class AdapterRegistry:
             self._catalogue.set_ttl(record, ttl_seconds)
         return self.get(adapter_id)
 
+    def ids_of(self, adapters: Sequence[AdapterWeight]) -> tuple[str, ...]:
+        """Return the ids of a mix's adapters, which may be named by aliases; nothing is loaded.
+
+        Raises:
+            InvalidRequestError: The mix is malformed, or two names are of the same adapter.
+            AdapterNotFoundError, AdapterDrainingError: An adapter takes no requests.
+        """
+        parts = self._aliases.resolve_parts(adapters)
+        self._lender.check(parts)
+        return tuple(part.adapter_id for part in parts)
+
     def lease(
         self, adapters: Sequence[AdapterWeight], mode: ApplyMode, workload: Workload | None = None
     ) -> AbstractAsyncContextManager[Lease]:
-        """Hold the mix of a request ready to use, as :meth:`AdapterLender.lease` does."""
-        return self._lender.lease(adapters, mode, workload)
+        """Hold the mix of a request ready to use, as :meth:`AdapterLender.lease` does.
+
+        Its adapters may be named by aliases.
+
+        Raises:
+            InvalidRequestError: Two names are of the same adapter.
+        """
+        return self._lender.lease(self._aliases.resolve_parts(adapters), mode, workload)
 
     def activity(self) -> AdapterActivity:
         """Return which adapters are in memory, the last used first, and which are waited for."""
