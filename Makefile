@@ -31,6 +31,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against protos/released.binpb
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
