@@ -1,13 +1,16 @@
 """Between AdapterService's messages and the values of ``lokr_serve.types``."""
 
-import re
-
 from lokr_serve.errors import InvalidRequestError
 from lokr_serve.rpc.fields import duration_message, finite, seconds, timestamp_message
-from lokr_serve.types import AdapterFailure, AdapterOverrides, AdapterStatus, LoadSpec
+from lokr_serve.types import (
+    AdapterFailure,
+    AdapterOverrides,
+    AdapterStatus,
+    LoadSpec,
+    sha256_digest,
+)
 from lokr_serve.v1 import adapters_pb2
 
-_SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 _OVERRIDES = ("partial", "scale_override", "alpha", "rank")
 
 
@@ -33,9 +36,9 @@ def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
 def _digest(text: str) -> str | None:
     if not text:
         return None
-    if (match := _SHA256.fullmatch(text)) is None:
+    if (digest := sha256_digest(text)) is None:
         raise InvalidRequestError("digest", "must be a SHA-256 of 64 hex digits")
-    return match[1].lower()
+    return digest
 
 
 def _overrides(message: adapters_pb2.LoadAdapterRequest) -> AdapterOverrides:

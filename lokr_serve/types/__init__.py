@@ -9,6 +9,7 @@ from lokr_serve.types.adapters import (
     LoadSpec,
     ScaleReport,
 )
+from lokr_serve.types.digests import sha256_digest
 from lokr_serve.types.health import EngineHealth
 from lokr_serve.types.image_replies import (
     GeneratedImage,
@@ -115,4 +116,5 @@ __all__ = [
     "WeightSchedule",
     "image_seeds",
     "is_request_id",
+    "sha256_digest",
 ]
