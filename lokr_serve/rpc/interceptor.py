@@ -8,6 +8,7 @@ from inspect import isasyncgenfunction
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import EOF, ServerInterceptor, ServicerContext
 
 from lokr_serve.errors import InvalidRequestError, NotServedError
@@ -80,9 +81,24 @@ class ScopeInterceptor(ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(
             scoped,
-            None if handler is None else handler.request_deserializer,
+            None if handler is None else _deserializer(handler),
             None if handler is None else handler.response_serializer,
         )
+
+
+def _deserializer(handler: "Handler[Request, Response]") -> Callable[[bytes], Any] | None:
+    """Return what makes messages of bytes, and says by an error of ours where they are none."""
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            raise InvalidRequestError("request", "is no message of the method's type") from error
+
+    return read
 
 
 async def _refuse(requests: AsyncIterator[Any], context: Context) -> None:

@@ -94,6 +94,12 @@ class Stub:
         self.unknown: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             f"/{SERVICE}/unknown"
         )
+        self.typed: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            f"/{SERVICE}/typed"
+        )
+        self.typed_stream: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            f"/{SERVICE}/typed_stream"
+        )
         self.without_request: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = (
             channel.stream_unary(f"/{SERVICE}/unary")
         )
@@ -127,6 +133,12 @@ async def stub(echo: Echo, metrics: Metrics, gate: Gate) -> AsyncIterator[Stub]:
         "server_stream": grpc.unary_stream_rpc_method_handler(echo.server_stream),
         "client_stream": grpc.stream_unary_rpc_method_handler(echo.client_stream),
         "bidi_stream": grpc.stream_stream_rpc_method_handler(echo.bidi_stream),
+        "typed": grpc.unary_unary_rpc_method_handler(
+            echo.unary, adapters_pb2.GetAdapterRequest.FromString
+        ),
+        "typed_stream": grpc.stream_unary_rpc_method_handler(
+            echo.client_stream, adapters_pb2.GetAdapterRequest.FromString
+        ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -191,6 +203,20 @@ async def test_a_call_that_ends_without_a_request_is_refused(stub: Stub) -> None
         await stub.without_request(iter(()))
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", ["typed", "typed_stream"])
+async def test_bytes_that_are_no_message_are_refused(
+    stub: Stub, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """They are no fault of the server's, and anyone could fill its log with them."""
+    call = {"typed": stub.typed, "typed_stream": stub.typed_stream}[method]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\x0a\xff\xff\xff")
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "request: is no message of the method's type"
+    assert caplog.text == ""
 
 
 async def test_an_error_of_ours_becomes_its_status(stub: Stub, metrics: Metrics) -> None:
