@@ -11,6 +11,7 @@ from lokr_serve.adapters.leasing import Lease, check_parts, is_used
 from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.residency import Residency, Resident
+from lokr_serve.calls import note
 from lokr_serve.errors import AdapterUnloadedError
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterWeight, ApplyMode
@@ -103,6 +104,8 @@ class AdapterLender:
         """Load what is missing, side by side, and keep each adapter until ``held`` is closed."""
         missing = [adapter_id for adapter_id in ids if self._residency.get(adapter_id) is None]
         refs: dict[str, AdapterRef] = {}
+        if missing:
+            note("adapters_loaded", tuple(missing))
         with self._catalogue.wanting(ids):
             begun = {adapter_id: self._catalogue.begin_load(adapter_id) for adapter_id in missing}
             for adapter_id in ids:

@@ -33,6 +33,7 @@ from lokr_serve.adapters.policy import (
     row_gain,
 )
 from lokr_serve.adapters.workers import SharedCalls, Workers, join
+from lokr_serve.calls import phase
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterBudgetError, DeviceMemoryError
 from lokr_serve.metrics import Metrics
@@ -126,7 +127,8 @@ class MixMerger:
         needed_bytes = self._cost(mix).merged_bytes
         if needed_bytes > self._merges.max_bytes:
             raise self._no_room(mix, needed_bytes)
-        merged = await join(self._start(mix))
+        with phase("merge"):
+            merged = await join(self._start(mix))
         self._note_loss(mix, merged)
         self._require_allowed(mix)
         self._put(mix, merged)

@@ -37,7 +37,8 @@ def tracing_scope(tracer: "CallTracer") -> Scope:
             yield
             return
         record = call_record()
-        span = tracer.begin(f"{call.service}/{call.method}", call.context.invocation_metadata())
+        metadata = call.context.invocation_metadata() or ()
+        span = tracer.begin(f"{call.service}/{call.method}", metadata)
         context = span.get_span_context()
         record.trace_id, record.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
 

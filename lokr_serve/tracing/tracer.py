@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -83,15 +84,16 @@ class CallTracer:
 
     async def close(self, timeout_seconds: float) -> None:
         """Send the spans that are left, or leave them after the timeout."""
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        outcome: Future[None] = Future()
+        outcome.set_running_or_notify_cancel()
 
         def shut_down() -> None:
             self._provider.shutdown()
-            loop.call_soon_threadsafe(done.set)
+            outcome.set_result(None)
 
         threading.Thread(target=shut_down, name="tracing-shutdown", daemon=True).start()
         try:
-            await asyncio.wait_for(done.wait(), timeout_seconds)
+            await asyncio.wait_for(asyncio.wrap_future(outcome), timeout_seconds)
         except TimeoutError:
             logger.warning("the last spans could not be sent within %g s", timeout_seconds)
 
