@@ -48,6 +48,8 @@ class ServerSettings(_Section):
     lame_duck_seconds: Seconds = 0.0  # after SIGTERM: not ready any more, but still serving
     drain_seconds: Seconds = 30.0
     max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect
+    max_connections: Positive = 1024  # of one listener
+    max_streams: Positive = 2048  # calls at the same time on one connection
     max_adapter_series: Positive = 100
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: AccessLog = "failures"  # which calls have a line in the log at their end
@@ -124,6 +126,18 @@ class AdapterSettings(_Section):
     retry_seconds: Seconds = 1.0  # first wait after a failed load; doubles
     max_retry_seconds: Seconds = 300.0
 
+    @field_validator("remote", mode="before")
+    @classmethod
+    def _is_list(cls, value: object) -> object:
+        """Part at its commas what the environment, which has no lists, gives."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_room_for_remote(self) -> Self:
+        if self.remote and self.fetched is None:
+            raise ValueError("remote needs fetched, a folder for copies")
+        return self
+
 
 class TextSettings(_Section):
     """The text engine."""
@@ -133,6 +147,7 @@ class TextSettings(_Section):
     page_tokens: Annotated[int, Field(ge=4)] = 32  # of the key-value cache
     cache_tokens: Positive = 65536
     max_queue: Positive = 1024
+    max_queue_bytes: Positive = 256 * MIB  # that requests hold while they wait
     max_prompt_tokens: Positive | None = None  # the model's own limit if unset
     stuck_step_seconds: Seconds = 120.0
 
@@ -144,6 +159,7 @@ class ImageSettings(_Section):
     max_rows: Positive = 32  # of one forward, guidance included
     gather_seconds: Seconds = 0.05  # how long a call waits for others to join it
     max_queue: Positive = 256
+    max_queue_bytes: Positive = 1024 * MIB  # that requests hold while they wait
     max_pixels: Positive = 4096 * 1024  # of one image, given or made
     max_steps: Positive = 1000
     stuck_step_seconds: Seconds = 300.0

@@ -159,10 +159,10 @@ class DeviceMemoryError(LokrError):
 
 
 class QueueFullError(LokrError):
-    """Too many requests wait already."""
+    """Too many requests wait already, or more urgent ones came while it waited."""
 
-    def __init__(self, max_queue: int, retry_seconds: float = 1.0) -> None:
-        super().__init__(f"{max_queue} requests wait already; retry after {retry_seconds:.0f} s")
+    def __init__(self, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"{problem}; retry after {retry_seconds:.1f} s")
         self.retry_seconds = retry_seconds
 
 

@@ -13,12 +13,20 @@ E = TypeVar("E")
 class Mailbox(Generic[E]):
     """Events for one reader; each engine says which of those that wait a slow reader gets."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_admitted: Callable[[], None] = lambda: None
+    ) -> None:
+        """Bind the reader's loop, and what is called there once the request waits no more."""
         self.loop = loop
+        self._on_admitted = on_admitted
         self._events: list[E] = []
         self._error: LokrError | None = None
         self._ready = asyncio.Event()
         self._closed = asyncio.Event()
+
+    def admit(self) -> None:
+        """Tell that the engine has begun with the request; on any thread, before any event."""
+        post(self.loop, self._on_admitted)
 
     def put(self, events: Iterable[E]) -> None:
         """Add events; called on the loop."""

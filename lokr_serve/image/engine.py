@@ -4,13 +4,18 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import torch
 
 from lokr_core import Adapted, LokrError
 from lokr_serve.config import ImageSettings
-from lokr_serve.errors import EngineStoppedError, InvalidRequestError, NotFiniteError
+from lokr_serve.errors import (
+    DeadlineError,
+    EngineStoppedError,
+    InvalidRequestError,
+    NotFiniteError,
+)
 from lokr_serve.image.encode import require_metadata_fits, require_size_fits
 from lokr_serve.image.forwards import Forwards
 from lokr_serve.image.gather import Gathering, RequestCancelledError, stopped
@@ -60,7 +65,6 @@ class ImageEngine:
         )
         self._workers = Workers(
             num_threads=settings.max_requests,
-            max_queue=settings.max_queue,
             run=self._work,
             metrics=metrics,
         )
@@ -128,22 +132,28 @@ class ImageEngine:
                 "cannot share steps with the base's",
             )
 
-    async def generate(self, generation: ImageGeneration) -> AsyncGenerator[ImageEvent, None]:
+    async def generate(
+        self, generation: ImageGeneration, on_admitted: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[ImageEvent, None]:
         """Yield the events of one request until each of its images has finished.
 
         Closing the iterator cancels the request; its work ends at its next step or call, and only
         then is the iterator closed, so that what the request held can be given back after it.
 
+        Args:
+            generation: The request.
+            on_admitted: Called on the event loop once a thread has the request, before any event.
+
         Raises:
             InvalidRequestError: The request can never run.
-            QueueFullError: Too many requests wait already.
+            DeadlineError: Its deadline passed while it waited.
             GenerationFailedError: The request cannot be computed, even alone.
             DeviceMemoryError: The device has no memory for it, even alone.
             NotFiniteError: Its latents or pixels are beyond all numbers.
             EngineStoppedError: The engine has ended.
         """
         self.check(generation)
-        job = Job(generation, Mailbox(asyncio.get_running_loop()))
+        job = Job(generation, Mailbox(asyncio.get_running_loop(), on_admitted))
         self._submit(job)
         num_left = len(job.seeds)
         try:
@@ -185,7 +195,7 @@ class ImageEngine:
             self._do(job)
         except RequestCancelledError:
             logger.debug("request %s was cancelled", job.request_id)
-        except (EngineStoppedError, InvalidRequestError, NotFiniteError) as ending:
+        except (DeadlineError, EngineStoppedError, InvalidRequestError, NotFiniteError) as ending:
             error = ending
         except torch.OutOfMemoryError:
             logger.exception("request %s lacked memory", job.request_id)

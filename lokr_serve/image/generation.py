@@ -1,5 +1,6 @@
 """ImageGeneration: a request for images as the engine takes it."""
 
+import math
 from dataclasses import dataclass
 
 from lokr_core import AdapterMix, Apply
@@ -17,3 +18,4 @@ class ImageGeneration:
     apply: Apply
     accepted_at: float  # of time.monotonic
     client: str = ""  # whose share of the engine it counts against; empty is nobody in particular
+    deadline: float = math.inf  # of time.monotonic; one that still waits then never starts

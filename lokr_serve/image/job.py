@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from lokr_core import Apply, LokrError
-from lokr_serve.errors import DeviceMemoryError, GenerationFailedError
+from lokr_serve.errors import DeadlineError, DeviceMemoryError, GenerationFailedError
+from lokr_serve.fair_queue import Share
 from lokr_serve.image.gather import Member
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.mailbox import Mailbox
@@ -29,6 +30,14 @@ class Job:
         return self.generation.request.request_id
 
     @property
+    def share(self) -> Share:
+        """Whose share of the engine it counts against."""
+        generation = self.generation
+        return Share(
+            priority=generation.request.priority, client=generation.client, mix=generation.mix
+        )
+
+    @property
     def cost(self) -> int:
         """The pixels that are denoised in all steps, its share of the queue."""
         plan = self.generation.plan
@@ -40,8 +49,15 @@ class Job:
         return self.generation.plan.seeds
 
     def begin(self) -> float:
-        """Note that the request has left the queue, and return how long it was in it."""
+        """Note that the request has left the queue, and return how long it was in it.
+
+        Raises:
+            DeadlineError: It was in it until its deadline.
+        """
         self.began_at = time.monotonic()
+        if self.generation.deadline <= self.began_at:
+            raise DeadlineError("the deadline passed while the request waited for the engine")
+        self.mailbox.admit()
         return self.began_at - self.generation.accepted_at
 
     def finished(self, index: int) -> ImageFinished:

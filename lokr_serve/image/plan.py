@@ -25,6 +25,12 @@ class ImagePlan:
     strength: float | None
     max_rows: int  # of the largest call of the denoiser
 
+    @property
+    def num_image_bytes(self) -> int:
+        """Bytes of the pixels of its init image."""
+        image = self.init_image
+        return 0 if image is None else image.width * image.height * len(image.getbands())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PipelineResult:

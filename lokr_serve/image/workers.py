@@ -14,13 +14,11 @@ from lokr_serve.metrics import Metrics
 class Workers:
     """A fixed number of threads, each with one job at a time; the others wait in a fair queue."""
 
-    def __init__(
-        self, *, num_threads: int, max_queue: int, run: Callable[[Job], None], metrics: Metrics
-    ) -> None:
+    def __init__(self, *, num_threads: int, run: Callable[[Job], None], metrics: Metrics) -> None:
         self._run = run
         self._metrics = metrics
         self._changed = threading.Condition()
-        self._queue: FairQueue[Job] = FairQueue(max_queue)
+        self._queue: FairQueue[Job] = FairQueue()
         self._num_running = 0
         self._is_closed = False
         self._ready = threading.Barrier(num_threads + 1)
@@ -42,13 +40,9 @@ class Workers:
         torch.set_num_threads(num_cores)
 
     def submit(self, job: Job) -> None:
-        """Put a job into the line.
-
-        Raises:
-            QueueFullError: Too many wait already.
-        """
+        """Put a job into the line."""
         with self._changed:
-            self._queue.push(job, key=job.generation.mix, cost=job.cost)
+            self._queue.push(job, share=job.share, cost=job.cost)
             self._show_load()
             self._changed.notify()
 

@@ -33,6 +33,11 @@ class Metrics:
             "requests_running", "Sequences, or requests for images, being generated."
         )
         self.requests_waiting = self._gauge("requests_waiting", "Requests waiting to run.")
+        self.requests_shed = self._counter(
+            "requests_shed_total",
+            "Requests that ended before an engine began with them.",
+            ("reason",),
+        )
         self.time_to_first_token = self._seconds(
             "time_to_first_token_seconds", "From acceptance to the first token."
         )

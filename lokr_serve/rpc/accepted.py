@@ -7,19 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from lokr_core import AdapterMix
 from lokr_serve.adapters import AdapterRegistry, Lease, Workload
 from lokr_serve.calls import call_record, phase
-from lokr_serve.errors import AdapterUnloadedError, DeadlineError
+from lokr_serve.errors import AdapterUnloadedError
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
-
-
-def refuse_late(seconds_left: float | None) -> None:
-    """Refuse a request that waited for too long before it came here.
-
-    Raises:
-        DeadlineError: Its deadline had passed.
-    """
-    if seconds_left is not None and seconds_left <= 0:
-        raise DeadlineError("the deadline had passed when the request arrived")
 
 
 def seed_or_drawn(seed: int | None) -> int:

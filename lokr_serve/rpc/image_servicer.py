@@ -1,7 +1,6 @@
 """ImageService: converts, plans, leases the mix, and streams what the engine makes of it."""
 
 import asyncio
-import time
 from contextlib import aclosing
 
 from grpc.aio import ServicerContext
@@ -11,8 +10,8 @@ from lokr_serve.calls import phase
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.logs import request_id_variable
-from lokr_serve.rpc.accepted import leased, refuse_late, resolved, seed_or_drawn
-from lokr_serve.rpc.admission import WaitingRoom
+from lokr_serve.rpc.accepted import leased, resolved, seed_or_drawn
+from lokr_serve.rpc.admission import Admission, Arrival, Visit
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.image_replies import chunk_messages, event_message, image_files
 from lokr_serve.rpc.image_requests import image_request
@@ -33,34 +32,39 @@ Context = ServicerContext[GenerateImageRequest, GenerateImageResponse]
 class ImageServicer(ImageServiceServicer):
     """Serves images from whatever is behind the gate."""
 
-    def __init__(self, gate: Gate, *, max_queue: int) -> None:
+    def __init__(self, gate: Gate, admission: Admission) -> None:
         self._gate = gate
-        self._room = WaitingRoom(max_queue)
+        self._admission = admission
 
     async def GenerateImage(self, request: GenerateImageRequest, context: Context) -> None:
         """Stream the events of one request; whatever it holds is released on every way out."""
-        refuse_late(context.time_remaining())
+        self._admission.refuse_late(context.time_remaining())
         wanted = image_request(request, request_id_variable.get())
         request_id_variable.set(wanted.request_id)
         backend = self._gate.images()
-        accepted_at = time.monotonic()
-        with self._room.place() as leave_room:
+        arrival = Arrival(
+            priority=wanted.priority,
+            adapter_ids=backend.registry.ids_of(wanted.adapters),
+            num_bytes=2 * request.ByteSize(),  # the message, and the values read from it
+            time_left=context.time_remaining,
+        )
+        async with self._admission.visit(arrival) as visit:
             seed = seed_or_drawn(wanted.params.seed)
             with phase("plan"):
                 plan = await asyncio.to_thread(backend.factory.plan, wanted, seed)
+            visit.hold(plan.num_image_bytes)
             workload = Workload(
                 rows_per_step=backend.factory.rows_per_step(plan), num_steps=plan.num_run_steps
             )
             async with leased(backend.registry, wanted.adapters, _mode(wanted), workload) as lease:
-                generation = _generation(wanted, plan, lease, accepted_at)
+                generation = _generation(wanted, plan, lease, visit)
                 backend.engine.check(generation)
                 await context.write(event_message(_started(generation)))
                 async with (
                     image_timeline(generation) as see,
-                    aclosing(backend.engine.generate(generation)) as events,
+                    aclosing(backend.engine.generate(generation, visit.begin)) as events,
                 ):
                     async for event in events:
-                        leave_room()
                         see(event)
                         await _write(event, context)
 
@@ -71,10 +75,16 @@ def _mode(request: ImageRequest) -> ApplyMode:
 
 
 def _generation(
-    request: ImageRequest, plan: ImagePlan, lease: Lease, accepted_at: float
+    request: ImageRequest, plan: ImagePlan, lease: Lease, visit: Visit
 ) -> ImageGeneration:
     return ImageGeneration(
-        request=request, plan=plan, mix=lease.mix, apply=lease.apply, accepted_at=accepted_at
+        request=request,
+        plan=plan,
+        mix=lease.mix,
+        apply=lease.apply,
+        accepted_at=visit.accepted_at,
+        client=visit.client,
+        deadline=visit.deadline,
     )
 
 

@@ -14,6 +14,7 @@ from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import SettingsError
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
+from lokr_serve.rpc.admission import Admission
 from lokr_serve.rpc.backend import ImageBackend, TextBackend
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.health import Health
@@ -102,8 +103,8 @@ def build_listeners(
         client_scope,
     )
     servicers = _Servicers(
-        text=TextServicer(gate, max_queue=settings.text.max_queue),
-        images=ImageServicer(gate, max_queue=settings.image.max_queue),
+        text=TextServicer(gate, Admission(settings.text, settings.limits, metrics)),
+        images=ImageServicer(gate, Admission(settings.image, settings.limits, metrics)),
         adapters=AdapterServicer(gate),
         health=Health(gate, SERVICES),
     )

@@ -1,7 +1,6 @@
 """TextService: converts, leases the mix, and streams what the engine makes of it."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
@@ -10,8 +9,8 @@ from grpc.aio import ServicerContext
 from lokr_serve.adapters import Lease
 from lokr_serve.calls import phase
 from lokr_serve.logs import request_id_variable
-from lokr_serve.rpc.accepted import leased, refuse_late, resolved, seed_or_drawn
-from lokr_serve.rpc.admission import WaitingRoom
+from lokr_serve.rpc.accepted import leased, resolved, seed_or_drawn
+from lokr_serve.rpc.admission import Admission, Arrival, Visit
 from lokr_serve.rpc.completion import Completion
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.text_replies import event_message
@@ -28,25 +27,27 @@ from lokr_serve.v1.text_pb2 import (
 from lokr_serve.v1.text_pb2_grpc import TextServiceServicer
 
 Emit = Callable[[Started | Chunk | Finished], Awaitable[None]]
+Request = GenerateRequest | GenerateOnceRequest
+
+TOKEN_BYTES = 36  # of one id in a tuple: a pointer, and an int
 
 
 class TextServicer(TextServiceServicer):
     """Serves text from whatever is behind the gate."""
 
-    def __init__(self, gate: Gate, *, max_queue: int) -> None:
+    def __init__(self, gate: Gate, admission: Admission) -> None:
         self._gate = gate
-        self._room = WaitingRoom(max_queue)
+        self._admission = admission
 
     async def Generate(
         self, request: GenerateRequest, context: ServicerContext[GenerateRequest, GenerateResponse]
     ) -> None:
         """Stream the events of one request."""
-        refuse_late(context.time_remaining())
 
         async def write(event: Started | Chunk | Finished) -> None:
             await context.write(event_message(event))
 
-        await self._serve(self._read(request), write)
+        await self._serve(request, context.time_remaining, write)
 
     async def GenerateOnce(
         self,
@@ -54,43 +55,52 @@ class TextServicer(TextServiceServicer):
         context: ServicerContext[GenerateOnceRequest, GenerateOnceResponse],
     ) -> GenerateOnceResponse:
         """Return all events of one request, those of each sequence put together."""
-        refuse_late(context.time_remaining())
         completion = Completion()
 
         async def add(event: Started | Chunk | Finished) -> None:
             completion.add(event)
 
-        await self._serve(self._read(request), add)
+        await self._serve(request, context.time_remaining, add)
         return completion.message()
 
-    def _read(self, message: GenerateRequest | GenerateOnceRequest) -> GenerationRequest:
-        request = generation_request(message, request_id_variable.get())
-        request_id_variable.set(request.request_id)
-        return request
-
-    async def _serve(self, request: GenerationRequest, emit: Emit) -> None:
+    async def _serve(
+        self, message: Request, time_left: Callable[[], float | None], emit: Emit
+    ) -> None:
         """Run a request to its end; whatever it holds is released on every way out."""
+        self._admission.refuse_late(time_left())
+        request = _read(message)
         backend = self._gate.text()
-        accepted_at = time.monotonic()
-        with self._room.place() as leave_room:
+        arrival = Arrival(
+            priority=request.priority,
+            adapter_ids=backend.registry.ids_of(request.adapters),
+            num_bytes=2 * message.ByteSize(),  # the message, and the values read from it
+            time_left=time_left,
+        )
+        async with self._admission.visit(arrival) as visit:
             with phase("tokenize"):
                 prompt_ids = await asyncio.to_thread(backend.encoder.encode, request.prompt)
+            visit.hold(TOKEN_BYTES * len(prompt_ids))
             async with leased(backend.registry, request.adapters, request.apply_mode) as lease:
-                generation = _generation(request, lease, prompt_ids, accepted_at)
+                generation = _generation(request, lease, prompt_ids, visit)
                 backend.engine.check(generation)
                 await emit(_started(generation))
                 async with (
                     text_timeline(generation) as see,
-                    aclosing(backend.engine.generate(generation)) as events,
+                    aclosing(backend.engine.generate(generation, visit.begin)) as events,
                 ):
                     async for event in events:
-                        leave_room()
                         see(event)
                         await emit(event)
 
 
+def _read(message: Request) -> GenerationRequest:
+    request = generation_request(message, request_id_variable.get())
+    request_id_variable.set(request.request_id)
+    return request
+
+
 def _generation(
-    request: GenerationRequest, lease: Lease, prompt_ids: tuple[int, ...], accepted_at: float
+    request: GenerationRequest, lease: Lease, prompt_ids: tuple[int, ...], visit: Visit
 ) -> Generation:
     return Generation(
         request_id=request.request_id,
@@ -99,7 +109,10 @@ def _generation(
         prompt_ids=prompt_ids,
         sampling=request.sampling,
         seed=seed_or_drawn(request.sampling.seed),
-        accepted_at=accepted_at,
+        accepted_at=visit.accepted_at,
+        client=visit.client,
+        priority=request.priority,
+        deadline=visit.deadline,
     )
 
 

@@ -4,18 +4,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from lokr_core import Adapted, AdapterMix
 from lokr_serve.config import TextSettings
-from lokr_serve.errors import (
-    EngineStoppedError,
-    InvalidRequestError,
-    QueueFullError,
-)
+from lokr_serve.errors import EngineStoppedError, InvalidRequestError
 from lokr_serve.metrics import Metrics
 from lokr_serve.text.generation import Generation, Mailbox
 from lokr_serve.text.job import Job
@@ -50,7 +46,6 @@ class TextEngine:
         self._commands: list[Job] = []  # submitted, or to be cancelled
         self._wake = threading.Condition()
         self._live: set[Job] = set()  # submitted, with a reader
-        self._num_waiting = 0
         self._is_stopping = False
         self._has_ended = False  # no step runs any more, and no command is read
         self._error: str | None = None
@@ -115,21 +110,28 @@ class TextEngine:
         self._limits.check(generation)
         self._require_served(generation.mix)
 
-    async def generate(self, generation: Generation) -> AsyncGenerator[GenerationEvent, None]:
+    async def generate(
+        self, generation: Generation, on_admitted: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Yield the events of one request until each of its sequences has finished.
 
         Closing the iterator cancels the request; its rows are free at the next step, and only
         then is the iterator closed, so that what the request held can be given back after it.
 
+        Args:
+            generation: The request.
+            on_admitted: Called on the event loop once the request has its rows, before any event.
+
         Raises:
             InvalidRequestError: The request can never run.
-            QueueFullError: Too many requests wait already.
+            DeadlineError: Its deadline passed while it waited.
             GenerationFailedError: The request cannot be computed, even alone.
             DeviceMemoryError: The device has no memory for it, even alone.
             EngineStoppedError: The engine has ended.
         """
         self.check(generation)
-        job = Job(generation, Mailbox(asyncio.get_running_loop()), self._limits, self._tokenizer)
+        mailbox = Mailbox(asyncio.get_running_loop(), on_admitted)
+        job = Job(generation, mailbox, self._limits, self._tokenizer)
         self._submit(job)
         num_left = generation.sampling.n
         try:
@@ -166,9 +168,6 @@ class TextEngine:
         with self._wake:
             if self._error is not None or self._is_stopping:
                 raise EngineStoppedError("the engine has stopped; send the request elsewhere")
-            if self._num_waiting >= self._settings.max_queue:
-                raise QueueFullError(self._settings.max_queue)
-            self._num_waiting += 1
             self._live.add(job)
             self._commands.append(job)
             self._wake.notify()
@@ -202,7 +201,6 @@ class TextEngine:
     def _take_commands(self, schedule: Schedule) -> bool:
         """Hand what was asked for to the schedule, waiting while there is nothing to do."""
         with self._wake:
-            self._count_waiting(schedule)
             self._wake.wait_for(lambda: self._commands or self._is_stopping or not schedule.is_idle)
             commands, self._commands = self._commands, []
         for job in commands:
@@ -212,14 +210,7 @@ class TextEngine:
             else:
                 schedule.submit(job)
         schedule.admit()
-        with self._wake:
-            self._count_waiting(schedule)
         return not self._is_stopping
-
-    def _count_waiting(self, schedule: Schedule) -> None:
-        """Count who has no row yet, with the lock held."""
-        pending = sum(not job.is_cancelled for job in self._commands)
-        self._num_waiting = schedule.num_waiting + pending
 
     def _end_all(self, schedule: Schedule | None) -> None:
         with self._wake:

@@ -1,5 +1,6 @@
 """Generation: one request on its way through the engine, and the events that come back."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Generation:
     salt: str = ""
     client: str = ""  # whose share of the engine it counts against; empty is nobody in particular
     priority: Priority = Priority.NORMAL
+    deadline: float = math.inf  # of time.monotonic(); one that still waits then never starts
 
 
 class Mailbox(mailbox.Mailbox[GenerationEvent]):

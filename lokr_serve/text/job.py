@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from lokr_core import Apply, LokrError
-from lokr_serve.errors import DeviceMemoryError, GenerationFailedError
+from lokr_serve.errors import DeadlineError, DeviceMemoryError, GenerationFailedError
+from lokr_serve.fair_queue import Share
 from lokr_serve.mailbox import post
 from lokr_serve.text.batching import BatchRow
 from lokr_serve.text.generation import Generation, Mailbox
@@ -31,6 +32,12 @@ class Job:
         self._tokenizer = tokenizer
 
     @property
+    def share(self) -> Share:
+        """Whose share of the engine it counts against."""
+        generation = self.generation
+        return Share(priority=generation.priority, client=generation.client, mix=generation.mix)
+
+    @property
     def cost(self) -> int:
         """The most tokens that the request can take, its share of the queue."""
         sampling = self.generation.sampling
@@ -50,6 +57,10 @@ class Job:
             accepted_at=generation.accepted_at,
         )
         return SequenceState(spec, self._tokenizer)
+
+    def lateness(self) -> LokrError:
+        """Return the error of a request that has waited until its deadline."""
+        return DeadlineError("the deadline passed while the request waited for the engine")
 
     def fault(self) -> LokrError:
         """Return the error of a request that cannot be computed."""

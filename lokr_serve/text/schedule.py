@@ -30,7 +30,7 @@ class Schedule:
     def __init__(self, adapted: Adapted, settings: TextSettings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._max_rows = settings.max_rows
-        self._queue: FairQueue[Job] = FairQueue(settings.max_queue)
+        self._queue: FairQueue[Job] = FairQueue()
         self._batch = PagedBatch(adapted, settings)
         self._rows: dict[str, Row] = {}  # of every running request, in the batch or held back
         self._isolation: Isolation[Row] = Isolation()
@@ -42,11 +42,6 @@ class Schedule:
         """Whether there is nothing to do."""
         return not self._rows and not len(self._queue)
 
-    @property
-    def num_waiting(self) -> int:
-        """How many requests have no row yet."""
-        return len(self._queue)
-
     def jobs(self) -> set[Job]:
         """Take every request out, waiting or running."""
         self._flush()  # a request that ended in a step that then raised is no longer among them
@@ -57,7 +52,7 @@ class Schedule:
 
     def submit(self, job: Job) -> None:
         """Put a request into the waiting line."""
-        self._queue.push(job, key=job.generation.mix, cost=job.cost)
+        self._queue.push(job, share=job.share, cost=job.cost)
 
     def cancel(self, job: Job) -> None:
         """Take a request out, wherever it is."""
@@ -90,15 +85,22 @@ class Schedule:
     def admit(self) -> None:
         """Give rows to the requests whose turn it is; none while rows are tested apart."""
         while not self._isolation.is_active and len(self._queue):
+            now = time.monotonic()
             job = self._queue.peek()
+            if job.generation.deadline <= now:
+                self._queue.pop()
+                job.fail(job.lateness())
+                continue
             if len(self._rows) + job.generation.sampling.n > self._max_rows:
                 break
-            self._queue.pop()
-            now = time.monotonic()
-            self._metrics.queue_seconds.observe(now - job.generation.accepted_at)
-            self._metrics.prompt_tokens.inc(len(job.generation.prompt_ids))
-            for index in range(job.generation.sampling.n):
-                self._place(job, index, now)
+            self._begin(self._queue.pop(), now)
+
+    def _begin(self, job: Job, now: float) -> None:
+        job.mailbox.admit()
+        self._metrics.queue_seconds.observe(now - job.generation.accepted_at)
+        self._metrics.prompt_tokens.inc(len(job.generation.prompt_ids))
+        for index in range(job.generation.sampling.n):
+            self._place(job, index, now)
 
     def _place(self, job: Job, index: int, now: float) -> None:
         sequence = job.build_sequence(index)

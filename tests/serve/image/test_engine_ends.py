@@ -2,23 +2,25 @@
 
 import asyncio
 import threading
+import time
 from bisect import bisect
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lokr_serve.errors import (
+    DeadlineError,
     EngineStoppedError,
     InvalidRequestError,
-    QueueFullError,
 )
 from lokr_serve.image.engine import ImageEngine
 from lokr_serve.image.pipelines import PipelineRun
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import ImageFormat, ImageProgress
+from lokr_serve.types import ImageFormat, ImageProgress, Priority
 from tests.serve.image.engines import (
     LONG,
     Answer,
@@ -126,21 +128,69 @@ async def test_a_request_that_waits_in_line_can_be_cancelled(world: World) -> No
     assert not answer.errors
 
 
-async def test_a_full_line_is_told_at_once(world: World) -> None:
-    """The caller can try elsewhere; nothing is kept of the request."""
+async def test_a_request_whose_deadline_passes_in_line_is_never_begun(world: World) -> None:
+    """Nobody waits for it any more, and those behind it do."""
     gate = Gate()
-    async with running(world, max_requests=1, max_queue=1) as engine:
+    async with running(world, max_requests=1) as engine:
         with before_forward(world.denoiser, gate):
             first = asyncio.create_task(ask(engine, generation(world, 1)))
             await gate.reached()
-            second = asyncio.create_task(ask(engine, generation(world, 2)))
+            late = replace(generation(world, 2), deadline=time.monotonic())
+            tasks = [asyncio.create_task(ask(engine, one)) for one in (late, generation(world, 3))]
             await asyncio.sleep(0)
-            refused = await ask(engine, generation(world, 3))
             gate.open()
-            answers = await asyncio.gather(first, second)
+            refused, answer = await asyncio.gather(*tasks)
+            await first
 
-    assert [type(error) for error in refused.errors] == [QueueFullError]
-    assert not any(answer.errors for answer in answers)
+    assert [type(error) for error in refused.errors] == [DeadlineError]
+    assert not refused.events
+    assert not answer.errors
+
+
+async def test_a_request_is_told_when_a_thread_has_it(world: World) -> None:
+    """It counts as waiting until then, and no longer, however long its first step takes."""
+    gate = Gate()
+    began: list[int] = []
+
+    async def send(number: int) -> None:
+        async for _ in engine.generate(generation(world, number), lambda: began.append(number)):
+            assert number in began, "before any event"
+
+    async with running(world, max_requests=1) as engine:
+        with before_forward(world.denoiser, gate):
+            tasks = [asyncio.create_task(send(number)) for number in (1, 2)]
+            await gate.reached()
+            await asyncio.sleep(0)
+            began_first = list(began)
+            gate.open()
+            await asyncio.gather(*tasks)
+
+    assert began_first == [1]
+    assert began == [1, 2]
+
+
+async def test_a_more_urgent_request_goes_first(world: World) -> None:
+    """However long the others have waited."""
+    gate = Gate()
+    began: list[str] = []
+
+    async def send(name: str) -> None:
+        request = generation(world, 1)
+        urgent = replace(request.request, priority=Priority[name])
+        request = replace(request, request=urgent)
+        async for _ in engine.generate(request, lambda: began.append(name)):
+            pass
+
+    async with running(world, max_requests=1) as engine:
+        with before_forward(world.denoiser, gate):
+            first = asyncio.create_task(ask(engine, generation(world, 1)))
+            await gate.reached()
+            tasks = [asyncio.create_task(send(name)) for name in ("LOW", "NORMAL", "HIGH")]
+            await asyncio.sleep(0)
+            gate.open()
+            await asyncio.gather(first, *tasks)
+
+    assert began == ["HIGH", "NORMAL", "LOW"]
 
 
 async def test_stopping_ends_every_request_with_an_error(world: World) -> None:

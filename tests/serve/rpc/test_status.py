@@ -127,7 +127,7 @@ def test_unmet_preconditions_name_their_subject(error: LokrError, subject: str) 
 @pytest.mark.parametrize(
     ("error", "subject"),
     [
-        (QueueFullError(4), "queue"),
+        (QueueFullError("full", 1.0), "queue"),
         (AdapterBudgetError("poet", needed_bytes=9, budget_bytes=8, tier="device"), "poet"),
         (DeviceMemoryError("poet", remedy="unload others"), "poet"),
     ],
@@ -143,7 +143,7 @@ def test_exhausted_budgets_name_their_subject(error: LokrError, subject: str) ->
 
 def test_a_full_queue_says_when_to_come_again() -> None:
     """Clients and gateways that honour push-back spread their retries."""
-    status = error_status(QueueFullError(4, retry_seconds=1.5))
+    status = error_status(QueueFullError("4 requests wait already", 1.5))
     retry = read_detail(status.trailers, RetryInfo)
 
     assert retry.retry_delay.ToMilliseconds() == 1500

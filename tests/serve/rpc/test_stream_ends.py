@@ -78,7 +78,8 @@ def test_a_full_queue_says_when_to_come_again(server: Connection) -> None:
         list(server.client.generate(request()))
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.reason == "QUEUE_FULL"
-    assert caught.value.retry_seconds == 1.0
+    assert caught.value.retry_seconds is not None
+    assert 0.5 <= caught.value.retry_seconds <= 75
     running.close()
     assert all(isinstance(list(stream)[-1], Finished) for stream in waiting)
 
