@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-
 from lokr_serve.metrics.activity import ActivityCollector, AdapterActivity
 from lokr_serve.metrics.busiest import BusiestCounter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 STEP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -130,6 +129,11 @@ class Metrics:
             rpc,
             buckets=SECONDS_BUCKETS,
             registry=registry,
+        )
+        self.credential_reloads = self._counter(
+            "credential_reloads_total",
+            "Looks at the files of clients or certificates that found a change, or failed.",
+            ("subject", "outcome"),
         )
 
     def watch_activity(self, read: Callable[[], AdapterActivity]) -> None:

@@ -1,4 +1,4 @@
-"""What surrounds calls: their id in logs, metrics, the status of errors, shutdown, permission."""
+"""What surrounds calls: their id in logs, metrics, the status of errors, shutdown."""
 
 import logging
 import secrets
@@ -11,7 +11,7 @@ from grpc.aio import AbortError
 
 from lokr_core import LokrError
 from lokr_serve.calls import begin_call
-from lokr_serve.errors import NotPermittedError, ShuttingDownError
+from lokr_serve.errors import ShuttingDownError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
@@ -21,9 +21,6 @@ from lokr_serve.rpc.outcome import telling
 from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_SERVICE = "lokr_serve.v1.AdapterService"
-READING_METHODS = frozenset(("GetAdapter", "ListAdapters"))
 
 
 @asynccontextmanager
@@ -83,14 +80,6 @@ def cut_off_scope(gate: Gate) -> Scope:
             yield
 
     return scope
-
-
-@asynccontextmanager
-async def reading_scope(call: Call) -> AsyncIterator[None]:
-    """Refuse calls that change adapters: they belong to the admin listener."""
-    if call.service == ADAPTER_SERVICE and call.method not in READING_METHODS:
-        raise NotPermittedError(f"{call.method} is allowed on the admin listener only")
-    yield
 
 
 async def _abort(context: Context, status: ErrorStatus) -> None:

@@ -9,23 +9,23 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
-
-from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import SettingsError
-from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
 from lokr_serve.rpc.admission import Admission
+from lokr_serve.rpc.audit import audit_scope
+from lokr_serve.rpc.authorization import permission_scope, reading_scope
 from lokr_serve.rpc.backend import ImageBackend, TextBackend
 from lokr_serve.rpc.gate import Gate
+from lokr_serve.rpc.guard import Guard
 from lokr_serve.rpc.health import Health
 from lokr_serve.rpc.image_servicer import ImageServicer
 from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
 from lokr_serve.rpc.observation import access_scope, client_scope, tracing_scope
+from lokr_serve.rpc.options import listener_options
 from lokr_serve.rpc.scopes import (
     cut_off_scope,
     error_scope,
     metrics_scope,
-    reading_scope,
     request_id_scope,
 )
 from lokr_serve.rpc.text_servicer import TextServicer
@@ -33,6 +33,9 @@ from lokr_serve.v1 import adapters_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from lokr_serve.v1.images_pb2_grpc import add_ImageServiceServicer_to_server
 from lokr_serve.v1.text_pb2_grpc import add_TextServiceServicer_to_server
+
+from lokr_serve.config import Settings
+from lokr_serve.metrics import Metrics
 
 if TYPE_CHECKING:  # it imports opentelemetry
     from lokr_serve.tracing import CallTracer
@@ -72,14 +75,17 @@ class Listeners:
 
     inference: Listener
     admin: Listener
+    guard: Guard
 
     async def start(self) -> None:
         """Take calls from now on."""
+        self.guard.start()
         await self.inference.server.start()
         await self.admin.server.start()
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more connections, and wait for running calls; cancel those that stay longer."""
+        self.guard.stop()
         await asyncio.gather(
             self.inference.server.stop(grace_seconds), self.admin.server.stop(grace_seconds)
         )
@@ -91,16 +97,20 @@ def build_listeners(
     """Build and bind both listeners; they take no call before they are started.
 
     Raises:
-        SettingsError: An address cannot be bound.
+        SettingsError: An address cannot be bound, or credentials are malformed.
     """
+    guard = Guard(settings.security, metrics)
     scopes = (
         request_id_scope,
         error_scope,
+        metrics_scope(metrics),
+        *guard.scopes(),  # whom nobody knows leaves no more than a count
+        client_scope,
         *(() if tracer is None else (tracing_scope(tracer),)),
         access_scope(settings.server.access_log),
-        metrics_scope(metrics),
+        audit_scope,
+        permission_scope,
         cut_off_scope(gate),
-        client_scope,
     )
     servicers = _Servicers(
         text=TextServicer(gate, Admission(settings.text, settings.limits, metrics)),
@@ -111,8 +121,9 @@ def build_listeners(
     inference = _build_server(servicers, settings, (*scopes, reading_scope))
     admin = _build_server(servicers, settings, scopes)
     return Listeners(
-        inference=_bind(inference, "server.listen", settings.server.listen),
-        admin=_bind(admin, "server.admin_listen", settings.server.admin_listen),
+        inference=_bind(inference, guard, "server.listen", settings.server.listen),
+        admin=_bind(admin, guard, "server.admin_listen", settings.server.admin_listen),
+        guard=guard,
     )
 
 
@@ -120,7 +131,7 @@ def _build_server(
     servicers: _Servicers, settings: Settings, scopes: Sequence[Scope]
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=(ScopeInterceptor(scopes),), options=_options(settings.server)
+        interceptors=(ScopeInterceptor(scopes),), options=listener_options(settings.server)
     )
     add_TextServiceServicer_to_server(servicers.text, server)
     add_ImageServiceServicer_to_server(servicers.images, server)
@@ -137,24 +148,9 @@ def _has_reflection(settings: Settings) -> bool:
     return not settings.security.has_credentials if wanted is None else wanted
 
 
-def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
-    return (
-        ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
-        ("grpc.max_receive_message_length", settings.max_receive_bytes),
-        ("grpc.max_send_message_length", settings.max_send_bytes),
-        # Find clients that are gone, so that their rows are freed; and let clients that wait
-        # through a long silence ping every 10 s.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 2),
-    )
-
-
-def _bind(server: grpc.aio.Server, setting: str, address: str) -> Listener:
+def _bind(server: grpc.aio.Server, guard: Guard, setting: str, address: str) -> Listener:
     try:
-        port = server.add_insecure_port(address)
+        port = guard.listen(server, address)
     except RuntimeError as error:
         raise SettingsError(f"{setting}: cannot listen on {address}; is it in use?") from error
     host = address.rpartition(":")[0]

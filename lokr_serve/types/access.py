@@ -31,6 +31,7 @@ class Caller:
     name: str
     permissions: frozenset[Permission]
     adapters: tuple[str, ...] = ("*",)  # ids, or prefixes that end in an asterisk
+    sources: tuple[str, ...] | None = None  # what sources of its loads may start with
     limits: ClientLimits = ClientLimits()
 
     def may_use(self, adapter_id: str) -> bool:
@@ -39,6 +40,16 @@ class Caller:
             adapter_id.startswith(pattern[:-1]) if pattern.endswith("*") else adapter_id == pattern
             for pattern in self.adapters
         )
+
+    def may_load_from(self, source: str) -> bool:
+        """Whether a source is one that the client may load adapters from.
+
+        Without a list of its own, a client that may use some adapters only loads what lies in the
+        adapter folder under their ids: anything else might be somebody else's.
+        """
+        if self.sources is not None:
+            return source.startswith(self.sources)
+        return "*" in self.adapters or self.may_use(source.removesuffix(".safetensors"))
 
 
 # Whoever calls a server that wants no credentials.

@@ -12,16 +12,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from lokr_serve.errors import AdapterNotFoundError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
+from lokr_serve.rpc.authorization import ADAPTER_SERVICE, READING_METHODS
 from lokr_serve.rpc.gate import Gate, ServingState
 from lokr_serve.rpc.interceptor import Context, ScopeInterceptor
-from lokr_serve.rpc.scopes import (
-    ADAPTER_SERVICE,
-    READING_METHODS,
-    cut_off_scope,
-    error_scope,
-    metrics_scope,
-    request_id_scope,
-)
+from lokr_serve.rpc.scopes import cut_off_scope, error_scope, metrics_scope, request_id_scope
 from lokr_serve.v1 import adapters_pb2
 from tests.serve.rpc.details import read_detail
 
