@@ -1,4 +1,4 @@
-"""AdapterLoader: brings adapters from the store to the device, each once for all who wait."""
+"""AdapterLoader: brings adapters from their sources to the device, each once for all who wait."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ import torch
 from lokr_core import (
     Adapter,
     AdapterError,
+    AdapterFileError,
     AdapterReader,
     LokrError,
     ReadOptions,
@@ -23,7 +24,8 @@ from lokr_core.formats.source import SUFFIX
 from lokr_core.spec import ModelSpec
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.store import AdapterStore, fingerprint
+from lokr_serve.adapters.sources import Located, Sources
+from lokr_serve.adapters.store import fingerprint
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import SharedCalls, Workers
 from lokr_serve.config import AdapterSettings
@@ -48,14 +50,14 @@ class AdapterLoader:
     def __init__(
         self,
         *,
-        store: AdapterStore,
+        sources: Sources,
         spec: ModelSpec,
         workers: Workers,
         turns: LoadTurns,
         settings: AdapterSettings,
         metrics: Metrics,
     ) -> None:
-        self._store = store
+        self._sources = sources
         self._reader = AdapterReader(spec)
         self._device = next(iter(spec.modules.values())).weight.device
         self._host = None if self._device.type == "cpu" else HostTier(settings.host_bytes)
@@ -63,15 +65,16 @@ class AdapterLoader:
         self._metrics = metrics
         self._turns = turns
         metrics.adapter_load_seconds.labels("device")  # so that the series is there from the start
+        self._workers = workers
         self._calls: SharedCalls[LoadRequest, Adapter] = SharedCalls(workers)
 
     def start(self, request: LoadRequest) -> asyncio.Future[Adapter]:
         """Begin a load, or share the one that is running; wait for it with ``join``.
 
-        It fails with an AdapterError, SourceError, DigestMismatchError, AdapterBudgetError,
-        DeviceMemoryError or AdapterLoadCrashedError.
+        It fails with an AdapterError, SourceError, SourceUnavailableError, StorageFullError,
+        DigestMismatchError, AdapterBudgetError, DeviceMemoryError or AdapterLoadCrashedError.
         """
-        return self._calls.start(request, lambda: self._load(request))
+        return self._calls.share(request, lambda: asyncio.create_task(self._load(request)))
 
     def host_bytes_of(self, adapter_id: str) -> int:
         """Return the bytes of an id's copy in host memory; 0 where the tiers are one."""
@@ -83,10 +86,19 @@ class AdapterLoader:
             self._host.discard(adapter_id)
             self._report(self._host)
 
-    def _load(self, request: LoadRequest) -> Adapter:
-        """Load in a worker thread, whose outer edge this is."""
+    def retain(self, request: LoadRequest) -> None:
+        """Note that an id is registered with a request's source."""
+        self._sources.retain(request.source)
+
+    def release(self, request: LoadRequest) -> None:
+        """Note that an id is not registered with a request's source any more."""
+        self._sources.release(request.source)
+
+    async def _load(self, request: LoadRequest) -> Adapter:
+        """Load in a task, whose outer edge this is."""
         try:
-            return self._bring(request)
+            async with self._sources.held(request.source, request.digest) as located:
+                return await self._workers.submit(lambda: self._bring(located, request))
         except LokrError:
             self._metrics.adapter_load_failures.inc()
             raise
@@ -94,29 +106,28 @@ class AdapterLoader:
             self._metrics.adapter_load_failures.inc()
             raise _told(error, request) from error
 
-    def _bring(self, request: LoadRequest) -> Adapter:
-        path = self._store.locate(request.source)
+    def _bring(self, located: Located, request: LoadRequest) -> Adapter:
         if self._host is None:
             with self._timed("device"):
-                return self._read(path, request)
-        copy = self._host_copy(path, request, self._host)
+                return self._read(located, request)
+        copy = self._host_copy(located, request, self._host)
         with self._timed("device"):
             return replace(copy, buffer=copy.buffer.to(self._device))
 
-    def _host_copy(self, path: Path, request: LoadRequest, host: HostTier) -> Adapter:
+    def _host_copy(self, located: Located, request: LoadRequest, host: HostTier) -> Adapter:
         """Return the copy in host memory if the files are what they were, or read them."""
-        state = fingerprint(path)
+        state = fingerprint(located.path)
         kept = host.get(request, state)
         if kept is not None:
             return kept
         with self._timed("host"):
-            adapter = pin(self._read(path, request))
+            adapter = pin(self._read(located, request))
         host.put(HostCopy(adapter=adapter, request=request, fingerprint=state))
         self._report(host)
         return adapter
 
-    def _read(self, path: Path, request: LoadRequest) -> Adapter:
-        self._require_size(path, request)
+    def _read(self, located: Located, request: LoadRequest) -> Adapter:
+        self.require_size(request, _num_bytes(located.path))
         given = request.overrides
         options = ReadOptions(
             overrides=ScaleOverrides(
@@ -124,17 +135,20 @@ class AdapterLoader:
             ),
             partial=given.partial,
         )
-        with self._turns.turn():
-            adapter = self._reader.read(path, request.adapter_id, options)
+        with self._turns.turn(), _named(located.path, request.source):
+            adapter = self._reader.read(located.path, request.adapter_id, options)
         found = adapter.info.digest
-        if request.digest is not None and request.digest.lower() != found:
-            raise DigestMismatchError(request.source, expected=request.digest, found=found)
+        expected = located.digest if request.digest is None else request.digest.lower()
+        if expected not in (None, found):
+            raise DigestMismatchError(request.source, expected=expected, found=found)
         return adapter
 
-    def _require_size(self, path: Path, request: LoadRequest) -> None:
-        """Refuse what cannot fit before memory is taken for it; a partial read may take less."""
-        files = path.glob(f"*{SUFFIX}") if path.is_dir() else [path]
-        num_bytes = sum(file.stat().st_size for file in files)
+    def require_size(self, request: LoadRequest, num_bytes: int) -> None:
+        """Refuse what cannot fit before memory is taken for it; a partial read may take less.
+
+        Raises:
+            AdapterBudgetError: Files of so many bytes do not fit the device's budget.
+        """
         if num_bytes > self._max_bytes + MAX_HEADER_BYTES and not request.overrides.partial:
             raise AdapterBudgetError(
                 f"adapter {request.adapter_id!r}",
@@ -154,6 +168,20 @@ class AdapterLoader:
         self._metrics.adapter_bytes.labels("host").set(host.num_bytes)
 
 
+def _num_bytes(path: Path) -> int:
+    files = path.glob(f"*{SUFFIX}") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+@contextmanager
+def _named(path: Path, source: str) -> Iterator[None]:
+    """Name a file by its source in messages: where it lies is not for clients."""
+    try:
+        yield
+    except AdapterFileError as error:
+        raise AdapterFileError(str(error).replace(str(path), source)) from error
+
+
 def _told(error: Exception, request: LoadRequest) -> LokrError:
     """Return what callers are told of an error that nobody in the load expected."""
     match error:
@@ -163,7 +191,7 @@ def _told(error: Exception, request: LoadRequest) -> LokrError:
                 remedy="unload others, or start the server with a smaller adapters.device_bytes",
             )
         case OSError():
-            return AdapterError(f"source {request.source!r} cannot be read: {error}")
+            return AdapterError(f"source {request.source!r} cannot be read: {error.strerror}")
         case _:
             logger.error(
                 "loading adapter %r failed unexpectedly", request.adapter_id, exc_info=error

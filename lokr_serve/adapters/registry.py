@@ -16,6 +16,7 @@ from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency
+from lokr_serve.adapters.sources import Sources
 from lokr_serve.adapters.store import AdapterStore
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
@@ -45,13 +46,14 @@ class AdapterRegistry:
     def __init__(self, *, adapted: Adapted, settings: AdapterSettings, metrics: Metrics) -> None:
         self._store = AdapterStore(settings.directory)
         self._workers = Workers(settings.max_loads)
+        self._sources = Sources(settings=settings, workers=self._workers, metrics=metrics)
         self._leases = LeaseBook()
         self._aliases = AliasTable()
         self._residency = Residency(
             adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
         )
         loader = AdapterLoader(
-            store=self._store,
+            sources=self._sources,
             spec=adapted.spec,
             workers=self._workers,
             turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._lender.is_serving),
@@ -78,6 +80,7 @@ class AdapterRegistry:
         Raises:
             SettingsError: The adapter folder does not exist.
         """
+        await self._sources.open()
         found = await join(self._workers.submit(self._store.scan))
         for problem in found.problems:
             logger.warning("not registered: %s", problem)
@@ -233,4 +236,5 @@ class AdapterRegistry:
     async def close(self) -> None:
         """Stop the timer and the threads; loads that are waited for end in ShuttingDownError."""
         self._catalogue.close()
+        await self._sources.close()
         await self._workers.close()

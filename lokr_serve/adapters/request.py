@@ -10,6 +10,6 @@ class LoadRequest:
     """One way to load one id; equal requests share one load."""
 
     adapter_id: str
-    source: str  # path inside the adapter folder
+    source: str  # as Sources tells its kinds apart
     overrides: AdapterOverrides
     digest: str | None = None  # hex SHA-256 that the tensor file must have

@@ -1,4 +1,4 @@
-"""AdapterStore: which files under the adapter folder an id or a source stands for."""
+"""AdapterStore: which ids the adapter folder gives, and whether its files have changed."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from lokr_core import is_adapter_id
 from lokr_core.formats.peft import CONFIG_NAME
 from lokr_core.formats.source import SUFFIX
-from lokr_serve.errors import SettingsError, SourceError
+from lokr_serve.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,39 +38,6 @@ class AdapterStore:
         walk = _Walk(root=self._root)
         walk.run()
         return StoreScan(sources=walk.sources, problems=walk.problems)
-
-    def locate(self, source: str) -> Path:
-        """Return the file or folder that a source names; blocks on the file system.
-
-        Raises:
-            SourceError: It does not exist, or it lies outside the folder, also by a link.
-        """
-        if self._root is None:
-            raise SourceError(source, "cannot be loaded: the server has no adapters.directory")
-        if "://" in source:
-            raise SourceError(source, "is a URI; name a path inside the adapter folder instead")
-        path = self._root / source
-        if ".." in path.parts or not path.is_relative_to(self._root) or path == self._root:
-            raise SourceError(source, "is not a path inside the adapter folder")
-        resolved = self._resolve(source, path)
-        if resolved.is_dir():
-            for link in (entry for entry in resolved.iterdir() if entry.is_symlink()):
-                self._resolve(source, link)
-        elif not resolved.is_file():
-            raise SourceError(source, "is neither a file nor a folder")
-        return resolved
-
-    def _resolve(self, source: str, path: Path) -> Path:
-        assert self._root is not None
-        try:
-            resolved = path.resolve(strict=True)
-        except FileNotFoundError as error:
-            raise SourceError(source, "does not exist in the adapter folder") from error
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
-            raise SourceError(source, f"cannot be resolved: {error}") from error
-        if not resolved.is_relative_to(self._root):
-            raise SourceError(source, f"leaves the adapter folder: {path.name!r} is a link out")
-        return resolved
 
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]

@@ -79,8 +79,12 @@ class SharedCalls(Generic[Key, Value]):
 
     def start(self, key: Key, function: Callable[[], Value]) -> asyncio.Future[Value]:
         """Return the running call of this key, or start one; wait for it with :func:`join`."""
+        return self.share(key, lambda: self._workers.submit(function))
+
+    def share(self, key: Key, begin: Callable[[], asyncio.Future[Value]]) -> asyncio.Future[Value]:
+        """Return the running call of this key, or begin one that is more than one function."""
         if key not in self._calls:
-            call = self._workers.submit(function)
+            call = begin()
             self._calls[key] = call
             call.add_done_callback(lambda done: self._end(key, done))
         return self._calls[key]

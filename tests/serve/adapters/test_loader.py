@@ -15,7 +15,7 @@ import lokr_core
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.store import AdapterStore
+from lokr_serve.adapters.sources import Sources
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
 from lokr_serve.config import AdapterSettings
@@ -39,12 +39,13 @@ async def make_loader(store: Store, metrics: Metrics) -> AsyncIterator[MakeLoade
     workers = Workers(1)
 
     def make(host_bytes: int) -> AdapterLoader:
+        settings = AdapterSettings(directory=store.root, host_bytes=host_bytes)
         return AdapterLoader(
-            store=AdapterStore(store.root),
+            sources=Sources(settings=settings, workers=workers, metrics=metrics),
             spec=lokr_core.attach(nn.Module.to(tiny_llama(), "meta")).spec,
             workers=workers,
             turns=LoadTurns(share=1.0, is_serving=lambda: False),
-            settings=AdapterSettings(host_bytes=host_bytes),
+            settings=settings,
             metrics=metrics,
         )
 

@@ -1,0 +1,203 @@
+"""Uploads: the files that clients have sent, each stored once however many ids use it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from lokr_serve.adapters.sources.located import Located
+from lokr_serve.adapters.sources.room import Room, storing
+from lokr_serve.adapters.sources.shelf import SCHEME, AnnouncedFile, Shelf, is_entry, is_key
+from lokr_serve.adapters.sources.stored_file import StoredFile
+from lokr_serve.adapters.workers import Workers
+from lokr_serve.errors import (
+    DigestMismatchError,
+    ShuttingDownError,
+    SourceError,
+    UploadBusyError,
+    UploadError,
+)
+
+logger = logging.getLogger(__name__)
+
+SETTING = "adapters.upload_bytes"
+NUM_THREADS = 4  # that write; apart from those that load
+
+
+class Upload:
+    """One file on its way; used by one call."""
+
+    def __init__(
+        self, file: AnnouncedFile, part: StoredFile | None, shelf: Shelf, workers: Workers
+    ) -> None:
+        """Bind what is there of the file; no part means all of it."""
+        self._file = file
+        self._part = part
+        self._shelf = shelf
+        self._workers = workers
+        self.offset = file.num_bytes if part is None else part.num_bytes  # of the first byte wanted
+        self._num_bytes = self.offset
+
+    async def write(self, chunk: bytes) -> None:
+        """Append the next bytes.
+
+        Raises:
+            UploadError: They are more than was announced; what was there is dropped.
+            StorageFullError: The disk is full; what was there is dropped.
+        """
+        self._num_bytes += len(chunk)
+        if self._num_bytes > self._file.num_bytes:
+            await self._drop()
+            raise UploadError(
+                f"more bytes came than the {self._file.num_bytes} announced; the server held "
+                f"{self.offset} of them already, and said so before the first chunk"
+            )
+        assert self._part is not None
+        await self._hash_what_was_there(self._part)
+        with storing(SETTING):
+            await self._or_drop(partial(self._part.append, chunk))
+
+    async def finish(self) -> None:
+        """Check the file, and put it in its place.
+
+        Raises:
+            UploadError: Bytes are missing; what came is kept.
+            DigestMismatchError: Its content is not what was announced; it is dropped.
+            StorageFullError: The disk is full; it is dropped.
+        """
+        if self._num_bytes < self._file.num_bytes:
+            raise UploadError(
+                f"only {self._num_bytes} of the {self._file.num_bytes} bytes announced came; "
+                "call again to send the rest"
+            )
+        if self._part is None:
+            return
+        await self._hash_what_was_there(self._part)
+        found = self._part.digest()
+        if found != self._file.digest:
+            await self._drop()
+            raise DigestMismatchError(self._file.source, expected=self._file.digest, found=found)
+        with storing(SETTING):
+            await self._or_drop(partial(self._shelf.complete, self._file, self._part))
+
+    async def close(self) -> None:
+        """Close the file; what came of it stays."""
+        if self._part is not None:
+            await self._workers.submit(self._part.close)
+
+    async def _hash_what_was_there(self, part: StoredFile) -> None:
+        while not part.is_hashed:
+            await self._workers.submit(part.hash_block)
+
+    async def _or_drop(self, change: "partial[None]") -> None:
+        try:
+            await self._workers.submit(change)
+        except OSError:
+            await self._drop()
+            raise
+
+    async def _drop(self) -> None:
+        if self._part is not None:
+            await self._workers.submit(self._part.remove)
+
+
+class Uploads:
+    """Receives files, finds them again, and removes those that nothing uses any more.
+
+    Lives on the event loop; files are written in threads of its own. A whole file that nothing
+    uses, as after a restart, is kept as long as there is room, so that it need not come again.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int) -> None:
+        self._shelf = Shelf(root)
+        self._room = Room(root, max_bytes=max_bytes, setting=SETTING, is_entry=is_entry)
+        self._workers = Workers(NUM_THREADS)
+        self._receiving: set[str] = set()  # digests
+
+    def open(self) -> None:
+        """Make the folder, and clear up what a crash left; blocks.
+
+        Raises:
+            SettingsError: The folder cannot be made.
+        """
+        self._room.open()
+        self._shelf.recover()
+
+    @asynccontextmanager
+    async def receive(self, file: AnnouncedFile) -> AsyncIterator[Upload]:
+        """Receive a file in the block, and keep it there until the block ends.
+
+        It stays if an id uses it by then, or if the block was cancelled: the client may call
+        again. A file that is not whole stays as a part for the next call.
+
+        Raises:
+            UploadBusyError: Another call receives a file of this digest.
+            StorageFullError: There is no room for it.
+        """
+        if file.digest in self._receiving:
+            raise UploadBusyError(file.digest)
+        self._receiving.add(file.digest)
+        self._room.hold(file.key)
+        is_wanted = False
+        try:
+            upload = await self._workers.submit(partial(self._begin, file))
+            try:
+                yield upload
+            finally:
+                await upload.close()
+        except (asyncio.CancelledError, ShuttingDownError):
+            is_wanted = True
+            raise
+        finally:
+            self._receiving.remove(file.digest)
+            self._room.unreserve(file.part_name)
+            if self._room.release(file.key) and not is_wanted:
+                await self._workers.submit(partial(self._room.remove, file.key))
+
+    @asynccontextmanager
+    async def held(self, source: str, digest: str | None) -> AsyncIterator[Located]:
+        """Yield the file of an upload; see :class:`Source`."""
+        key = source.removeprefix(SCHEME)
+        if not is_key(key):
+            raise SourceError(source, "is not of the form upload:<key>, as an upload gives it")
+        self._room.hold(key)
+        try:
+            path = await self._workers.submit(partial(self._shelf.tensors, key))
+            if path is None:
+                raise SourceError(source, "is not there any more; upload it again")
+            yield Located(path=path, digest=key.partition("-")[0])
+        finally:
+            self._room.release(key)
+
+    def retain(self, source: str) -> None:
+        """Note that an id uses an upload."""
+        self._room.hold(source.removeprefix(SCHEME))
+
+    def release(self, source: str) -> None:
+        """Note that an id uses an upload no more; nobody's upload is removed soon after."""
+        key = source.removeprefix(SCHEME)
+        if self._room.release(key):
+            removal = self._workers.submit(partial(self._room.remove, key))
+            removal.add_done_callback(_log_failure)
+
+    async def close(self) -> None:
+        """Wait for the threads."""
+        await self._workers.close()
+
+    def _begin(self, file: AnnouncedFile) -> Upload:
+        """Look what is there of a file, and make room for the rest; blocks."""
+        if self._shelf.holds(file):
+            return Upload(file, None, self._shelf, self._workers)
+        self._shelf.discard(file.key)
+        size = file.num_bytes + len(file.config or b"")
+        self._room.reserve(file.part_name, size)
+        with storing(SETTING):
+            part = self._shelf.open_part(file)
+        return Upload(file, part, self._shelf, self._workers)
+
+
+def _log_failure(removal: asyncio.Future[bool]) -> None:
+    if not removal.cancelled() and (error := removal.exception()) is not None:
+        logger.error("an upload could not be removed", exc_info=error)

@@ -1,0 +1,1 @@
+"""Tests of where adapters come from: folder, uploads, hub layout and remote stores."""
