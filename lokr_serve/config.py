@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from lokr_serve.errors import SettingsError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lokr_serve.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "LOKR_SERVE__"
 MIB = 1024 * 1024
@@ -47,8 +48,6 @@ class ServerSettings(_Section):
     lame_duck_seconds: Seconds = 0.0  # after SIGTERM: not ready any more, but still serving
     drain_seconds: Seconds = 30.0
     max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect
-    max_connections: Positive = 1024  # of one listener
-    max_streams: Positive = 2048  # calls at the same time on one connection
     max_connections: Positive = 1024  # of one listener
     max_streams: Positive = 2048  # calls at the same time on one connection
     max_adapter_series: Positive = 100

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
 from lokr_serve.metrics.activity import ActivityCollector, AdapterActivity
 from lokr_serve.metrics.busiest import BusiestCounter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 STEP_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

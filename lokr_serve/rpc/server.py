@@ -9,7 +9,10 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
+
+from lokr_serve.config import Settings
 from lokr_serve.errors import SettingsError
+from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
 from lokr_serve.rpc.admission import Admission
 from lokr_serve.rpc.audit import audit_scope
@@ -33,9 +36,6 @@ from lokr_serve.v1 import adapters_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from lokr_serve.v1.images_pb2_grpc import add_ImageServiceServicer_to_server
 from lokr_serve.v1.text_pb2_grpc import add_TextServiceServicer_to_server
-
-from lokr_serve.config import Settings
-from lokr_serve.metrics import Metrics
 
 if TYPE_CHECKING:  # it imports opentelemetry
     from lokr_serve.tracing import CallTracer
