@@ -8,6 +8,7 @@ from lokr_core import AdapterMix
 from lokr_serve.adapters import AdapterRegistry, Lease, Workload
 from lokr_serve.calls import call_record, phase
 from lokr_serve.errors import AdapterUnloadedError
+from lokr_serve.rpc.authorization import require_adapters
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
 
@@ -15,6 +16,20 @@ from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
 def seed_or_drawn(seed: int | None) -> int:
     """Return a request's seed, or one that is drawn for it."""
     return secrets.randbits(64) if seed is None else seed
+
+
+def permitted_ids(registry: AdapterRegistry, adapters: Sequence[AdapterWeight]) -> Sequence[str]:
+    """Return the ids of a mix's adapters; the caller may use them, as named and as resolved.
+
+    Raises:
+        NotPermittedError: It may not use one of them, whether or not that exists.
+        InvalidRequestError: The mix is malformed.
+        AdapterNotFoundError, AdapterDrainingError: An adapter takes no requests.
+    """
+    require_adapters(part.adapter_id for part in adapters)
+    adapter_ids = registry.ids_of(adapters)
+    require_adapters(adapter_ids)
+    return adapter_ids
 
 
 @asynccontextmanager
@@ -28,10 +43,12 @@ async def leased(
 
     Raises:
         AdapterUnloadedError: An adapter was unloaded by force.
+        NotPermittedError: A name has come to mean an adapter that the caller may not use.
     """
     async with AsyncExitStack() as held:
         with phase("load"):
             lease = await held.enter_async_context(registry.lease(adapters, mode, workload))
+        require_adapters(part.ref.adapter_id for part in lease.mix.parts)
         record = call_record()
         record.mix, record.apply_mode = lease.mix.name, lease.apply.value
         await held.enter_async_context(Interruption(lease.ended, AdapterUnloadedError))

@@ -1,13 +1,22 @@
 """AdapterService: converts, and lets the registry do it."""
 
+from dataclasses import replace
+
+from collections.abc import AsyncIterator
+
 from grpc.aio import ServicerContext
 
-from lokr_serve.errors import NotServedError
 from lokr_serve.rpc.adapter_conversion import adapter_message, load_spec
+from lokr_serve.rpc.audit import audited_id
+from lokr_serve.rpc.authorization import require_adapter, require_source
+from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.fields import seconds
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.pages import page
+from lokr_serve.rpc.upload import receive_upload
+from lokr_serve.types import AdapterStatus
 from lokr_serve.v1.adapters_pb2 import (
+    Adapter,
     GetAdapterRequest,
     GetAdapterResponse,
     ListAdaptersRequest,
@@ -38,19 +47,20 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[LoadAdapterRequest, LoadAdapterResponse],
     ) -> LoadAdapterResponse:
         """Register an adapter, load it, and return it."""
-        spec = load_spec(request)
+        _require(request.adapter_id)
+        require_source(request.source)
+        spec = replace(load_spec(request), owner=caller_variable.get().name)
         status = await self._gate.backend().registry.load(spec)
-        return LoadAdapterResponse(adapter=adapter_message(status))
+        return LoadAdapterResponse(adapter=_shown(status))
 
     async def UploadAdapter(
         self,
-        request: object,
+        request: AsyncIterator[UploadAdapterRequest],
         context: ServicerContext[UploadAdapterRequest, UploadAdapterResponse],
     ) -> UploadAdapterResponse:
-        """Refuse: files come by the adapter folder for now."""
-        raise NotServedError(
-            "this server takes no uploads; put the file in its adapter folder and call LoadAdapter"
-        )
+        """Receive an adapter's file, register it, load it, and return it."""
+        status = await receive_upload(request, context, self._gate.backend().registry)
+        return UploadAdapterResponse(adapter=adapter_message(status))
 
     async def UnloadAdapter(
         self,
@@ -58,6 +68,7 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[UnloadAdapterRequest, UnloadAdapterResponse],
     ) -> UnloadAdapterResponse:
         """Drain an adapter and remove it."""
+        _require(request.adapter_id)
         drain_seconds = (
             seconds(request.drain_timeout)
             if request.HasField("drain_timeout")
@@ -76,23 +87,27 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[GetAdapterRequest, GetAdapterResponse],
     ) -> GetAdapterResponse:
         """Return one adapter."""
+        _require(request.adapter_id)
         status = self._gate.backend().registry.get(request.adapter_id)
-        return GetAdapterResponse(adapter=adapter_message(status))
+        require_adapter(status.adapter_id)  # an alias may stand for what is not the caller's
+        return GetAdapterResponse(adapter=_shown(status))
 
     async def ListAdapters(
         self,
         request: ListAdaptersRequest,
         context: ServicerContext[ListAdaptersRequest, ListAdaptersResponse],
     ) -> ListAdaptersResponse:
-        """Return a page of the registered adapters."""
+        """Return a page of the registered adapters that the caller may use."""
+        registered = self._gate.backend().registry.list(prefix=request.filter)
+        may_use = caller_variable.get().may_use
         found = page(
-            self._gate.backend().registry.list(prefix=request.filter),
+            [adapter for adapter in registered if may_use(adapter.adapter_id)],
             size=request.page_size,
             token=request.page_token,
             prefix=request.filter,
         )
         return ListAdaptersResponse(
-            adapters=map(adapter_message, found.adapters), next_page_token=found.next_token
+            adapters=map(_shown, found.adapters), next_page_token=found.next_token
         )
 
     async def UpdateAdapter(
@@ -101,9 +116,26 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[UpdateAdapterRequest, UpdateAdapterResponse],
     ) -> UpdateAdapterResponse:
         """Change how an adapter is kept."""
+        _require(request.adapter_id)
         status = await self._gate.backend().registry.update(
             request.adapter_id,
             pinned=request.pinned if request.HasField("pinned") else None,
             ttl_seconds=seconds(request.ttl) if request.HasField("ttl") else None,
         )
-        return UpdateAdapterResponse(adapter=adapter_message(status))
+        return UpdateAdapterResponse(adapter=_shown(status))
+
+
+def _shown(status: AdapterStatus) -> Adapter:
+    """Write an adapter as the caller may see it: by the names that it may use."""
+    may_use = caller_variable.get().may_use
+    return adapter_message(replace(status, aliases=tuple(filter(may_use, status.aliases))))
+
+
+def _require(adapter_id: str) -> None:
+    """Check that the caller may use an adapter, once the audit knows which one it wants.
+
+    Raises:
+        NotPermittedError: It may not.
+    """
+    audited_id.set(adapter_id)
+    require_adapter(adapter_id)

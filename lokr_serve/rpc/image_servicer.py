@@ -10,7 +10,7 @@ from lokr_serve.calls import phase
 from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.plan import ImagePlan
 from lokr_serve.logs import request_id_variable
-from lokr_serve.rpc.accepted import leased, resolved, seed_or_drawn
+from lokr_serve.rpc.accepted import leased, permitted_ids, resolved, seed_or_drawn
 from lokr_serve.rpc.admission import Admission, Arrival, Visit
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.image_replies import chunk_messages, event_message, image_files
@@ -44,7 +44,7 @@ class ImageServicer(ImageServiceServicer):
         backend = self._gate.images()
         arrival = Arrival(
             priority=wanted.priority,
-            adapter_ids=backend.registry.ids_of(wanted.adapters),
+            adapter_ids=permitted_ids(backend.registry, wanted.adapters),
             num_bytes=2 * request.ByteSize(),  # the message, and the values read from it
             time_left=context.time_remaining,
         )

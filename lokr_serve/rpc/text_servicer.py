@@ -9,7 +9,7 @@ from grpc.aio import ServicerContext
 from lokr_serve.adapters import Lease
 from lokr_serve.calls import phase
 from lokr_serve.logs import request_id_variable
-from lokr_serve.rpc.accepted import leased, resolved, seed_or_drawn
+from lokr_serve.rpc.accepted import leased, permitted_ids, resolved, seed_or_drawn
 from lokr_serve.rpc.admission import Admission, Arrival, Visit
 from lokr_serve.rpc.completion import Completion
 from lokr_serve.rpc.gate import Gate
@@ -72,7 +72,7 @@ class TextServicer(TextServiceServicer):
         backend = self._gate.text()
         arrival = Arrival(
             priority=request.priority,
-            adapter_ids=backend.registry.ids_of(request.adapters),
+            adapter_ids=permitted_ids(backend.registry, request.adapters),
             num_bytes=2 * message.ByteSize(),  # the message, and the values read from it
             time_left=time_left,
         )
@@ -111,6 +111,7 @@ def _generation(
         seed=seed_or_drawn(request.sampling.seed),
         accepted_at=visit.accepted_at,
         client=visit.client,
+        salt=visit.client,  # nobody learns by time what others have asked
         priority=request.priority,
         deadline=visit.deadline,
     )

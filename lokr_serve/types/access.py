@@ -1,5 +1,6 @@
 """Who calls, and what they may do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -31,15 +32,12 @@ class Caller:
     name: str
     permissions: frozenset[Permission]
     adapters: tuple[str, ...] = ("*",)  # ids, or prefixes that end in an asterisk
-    sources: tuple[str, ...] | None = None  # what sources of its loads may start with
+    sources: tuple[str, ...] | None = None  # likewise, of what it may load; see below
     limits: ClientLimits = ClientLimits()
 
     def may_use(self, adapter_id: str) -> bool:
         """Whether an adapter is one of those that the client may use, see and change."""
-        return any(
-            adapter_id.startswith(pattern[:-1]) if pattern.endswith("*") else adapter_id == pattern
-            for pattern in self.adapters
-        )
+        return _is_one_of(self.adapters, adapter_id)
 
     def may_load_from(self, source: str) -> bool:
         """Whether a source is one that the client may load adapters from.
@@ -48,8 +46,15 @@ class Caller:
         adapter folder under their ids: anything else might be somebody else's.
         """
         if self.sources is not None:
-            return source.startswith(self.sources)
+            return _is_one_of(self.sources, source)
         return "*" in self.adapters or self.may_use(source.removesuffix(".safetensors"))
+
+
+def _is_one_of(patterns: Iterable[str], text: str) -> bool:
+    return any(
+        text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
+        for pattern in patterns
+    )
 
 
 # Whoever calls a server that wants no credentials.

@@ -35,7 +35,7 @@ def test_a_client_is_found_with_all_that_the_file_gives_it() -> None:
         client(
             permissions='["infer", "admin"]',
             adapters='["team-a/*", "style"]',
-            sources='["s3://models/team-a/"]',
+            sources='["s3://models/team-a/*"]',
             max_requests="3",
             rate="0.5",
             queue_share="0.25",
@@ -48,7 +48,7 @@ def test_a_client_is_found_with_all_that_the_file_gives_it() -> None:
         name="ci",
         permissions=frozenset(Permission),
         adapters=("team-a/*", "style"),
-        sources=("s3://models/team-a/",),
+        sources=("s3://models/team-a/*",),
         limits=ClientLimits(
             max_requests=3,
             rate=0.5,

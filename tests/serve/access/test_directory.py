@@ -99,8 +99,9 @@ def test_a_common_name_cannot_pass_for_a_uri() -> None:
         (("team-a/*",), None, "s3://models/team-a/style", False),
         (("team-a/*",), None, "team-a", False),
         (("style",), None, "style.safetensors", True),
-        (("*",), ("s3://models/",), "team-a/style", False),
-        (("team-a/*",), ("s3://models/", "team-a/"), "s3://models/x", True),
+        (("*",), ("s3://models/*",), "team-a/style", False),
+        (("team-a/*",), ("s3://models/*", "team-a/*"), "s3://models/x", True),
+        (("team-a/*",), ("s3://models/x",), "s3://models/xy", False),
         (("team-a/*",), (), "team-a/style", False),
     ],
 )
