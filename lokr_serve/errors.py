@@ -59,6 +59,16 @@ class AdapterBusyError(LokrError):
         self.in_flight = in_flight
 
 
+class AdapterDeclaredError(LokrError):
+    """A call would change an adapter that the manifest declares, or take its name."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(
+            f"{adapter_id!r} is declared by the manifest, and is changed there alone"
+        )
+        self.adapter_id = adapter_id
+
+
 class AdapterUnloadedError(LokrError):
     """A request was ended because its adapter was unloaded by force."""
 

@@ -12,12 +12,10 @@ from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.record import (
     BegunLoad,
-    FailedLoad,
     KnownVersion,
     Record,
     Usage,
     describe,
-    failure_of,
 )
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
@@ -26,7 +24,6 @@ from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import (
     AdapterDrainingError,
     AdapterLoadCrashedError,
-    AdapterLoadFailedError,
     AdapterNotFoundError,
     DigestMismatchError,
     SourceError,
@@ -85,6 +82,10 @@ class Catalogue:
             raise AdapterDrainingError(adapter_id)
         return record
 
+    def peek(self, adapter_id: str) -> Record | None:
+        """Return the record of an id, whatever becomes of it, unless it is not registered."""
+        return self._records.get(adapter_id)
+
     def get(self, adapter_id: str) -> Record:
         """Return the record of an id that takes requests.
 
@@ -101,16 +102,17 @@ class Catalogue:
         """Register an id that is not in memory."""
         record = Record(
             request=request,
-            is_from_directory=is_from_directory,
             created=datetime.now(UTC),
             idle_since=_now(),
+            folder_request=request if is_from_directory else None,
         )
         self._records[request.adapter_id] = record
+        self._loader.retain(request)
         return record
 
     def remove(self, adapter_id: str, reason: LeaveReason) -> int:
         """Forget an id and return the bytes of its version in memory, which leaves."""
-        del self._records[adapter_id]
+        self._loader.release(self._records.pop(adapter_id).request)
         self._expiry.discard(adapter_id)
         self._loader.discard(adapter_id)
         return self._residency.drop(adapter_id, reason)
@@ -149,22 +151,28 @@ class Catalogue:
         """
         self._residency.publish(adapter, pinned=pinned)
         record = self._records.get(request.adapter_id) or self.register(request)
-        record.request = request
+        self.set_request(record, request)
         record.known = KnownVersion.of(adapter)
-        record.failed = None
+        record.failed = record.refused = None
         record.idle_since = _now()
         self._arm_expiry(record)
         return record
 
+    def set_request(self, record: Record, request: LoadRequest) -> None:
+        """Say what an id is loaded from the next time."""
+        self._loader.retain(request)
+        self._loader.release(record.request)
+        record.request = request
+
     async def read(self, request: LoadRequest) -> Adapter:
         """Load without publishing; a failure counts for an id that would load the same."""
         try:
-            with self.wanting([request.adapter_id]):
+            with self.wanting([request.adapter_id]), self._waiting_for(request.adapter_id):
                 return await join(self._loader.start(request))
         except LOAD_ERRORS as error:
             record = self._records.get(request.adapter_id)
             if record is not None and record.request == request:
-                self._note_failure(record, error)
+                record.note_failure(error, now=_now(), settings=self._settings)
             raise
 
     @contextmanager
@@ -196,6 +204,16 @@ class Catalogue:
         call = self._loader.start(record.request)
         return BegunLoad(record=record, request=record.request, call=call)
 
+    @contextmanager
+    def _waiting_for(self, adapter_id: str) -> Iterator[None]:
+        self._waiting[adapter_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[adapter_id] -= 1
+            if not self._waiting[adapter_id]:
+                del self._waiting[adapter_id]
+
     async def load(self, adapter_id: str, begun: BegunLoad | None = None) -> Resident:
         """Return the version in memory of a registered id, loading it if there is none.
 
@@ -213,36 +231,16 @@ class Catalogue:
 
     async def _finish(self, begun: BegunLoad) -> None:
         adapter_id, record = begun.request.adapter_id, begun.record
-        self._waiting[adapter_id] += 1
         try:
-            adapter = await join(begun.call)
+            with self._waiting_for(adapter_id):
+                adapter = await join(begun.call)
         except LOAD_ERRORS as error:
-            raise self._note_failure(record, error) from error
-        finally:
-            self._waiting[adapter_id] -= 1
-            if not self._waiting[adapter_id]:
-                del self._waiting[adapter_id]
+            raise record.note_failure(error, now=_now(), settings=self._settings) from error
         # What came meanwhile goes first: an unload, or a load of something else.
         is_current = self.get(adapter_id) is record and record.request == begun.request
         if is_current and self._residency.get(adapter_id) is None:
             record.known = KnownVersion.of(adapter)  # its size counts even if there is no room
             self.publish(begun.request, adapter, pinned=False)
-
-    def _note_failure(
-        self, record: Record, error: Exception
-    ) -> AdapterLoadFailedError | AdapterLoadCrashedError:
-        """Mark a record, once for all who waited for the load, and return what a request gets."""
-        now = _now()
-        if record.failed is None or record.failed.retry_at <= now:
-            num_failures = 1 if record.failed is None else record.failed.num_failures + 1
-            delay = self._settings.retry_seconds * 2.0 ** min(num_failures - 1, 32)
-            record.failed = FailedLoad(
-                failure=failure_of(error),
-                is_crash=isinstance(error, AdapterLoadCrashedError),
-                num_failures=num_failures,
-                retry_at=now + min(delay, self._settings.max_retry_seconds),
-            )
-        return record.failed.error(record.request.adapter_id, now)
 
     async def pin(self, adapter_id: str, *, pinned: bool) -> None:
         """Load an adapter and keep it in memory, or allow it to be evicted again."""
@@ -278,14 +276,14 @@ class Catalogue:
         """Let go of an id that has been idle for its time to live.
 
         One that is leased, pinned or being loaded stays; the end of that sets the timer again.
-        An id from the adapter folder stays registered.
+        An id that is declared, or from the adapter folder, stays registered.
         """
         record, resident = self._records[adapter_id], self._residency.get(adapter_id)
         is_pinned = resident is not None and resident.is_pinned
         is_used = adapter_id in self._wanted or self._leases.count(adapter_id) > 0
         if is_used or is_pinned or record.is_draining:
             return
-        if record.is_from_directory:
+        if record.is_lasting:
             self._residency.drop(adapter_id, LeaveReason.TTL)
         else:
             self.remove(adapter_id, LeaveReason.TTL)

@@ -2,14 +2,16 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from lokr_core import Adapter, AdapterInfo
 from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import AdapterLoadCrashedError, AdapterLoadFailedError
-from lokr_serve.types import AdapterFailure, AdapterState, AdapterStatus, ScaleReport
+from lokr_serve.types import AdapterFailure, AdapterState, AdapterStatus, LoadSpec, ScaleReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,12 @@ class FailedLoad:
         return AdapterLoadFailedError(adapter_id, self.failure.message, self.retry_at - now)
 
 
+def retry_delay(settings: AdapterSettings, num_failures: int) -> float:
+    """Return how many seconds to wait after so many failed loads in a row."""
+    delay = settings.retry_seconds * 2.0 ** min(num_failures - 1, 32)
+    return min(delay, settings.max_retry_seconds)
+
+
 def failure_of(error: Exception) -> AdapterFailure:
     """Return an error without its traceback, which would keep the tensors of the failed load.
 
@@ -72,7 +80,6 @@ class Record:
     """One registered id; small, since there may be many thousands, and changed by the registry."""
 
     request: LoadRequest
-    is_from_directory: bool
     created: datetime
     idle_since: float  # in the time of the event loop; what a time to live is counted from
     ttl_seconds: float = 0.0  # 0 never expires
@@ -80,6 +87,23 @@ class Record:
     is_draining: bool = False
     known: KnownVersion = NEVER_LOADED
     failed: FailedLoad | None = None
+    folder_request: LoadRequest | None = None  # what the adapter folder has under the id
+    is_declared: bool = False  # by the manifest, which alone then says what becomes of it
+    refused: AdapterFailure | None = None  # why it is not yet what the manifest says
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the id stays registered when its time to live has passed."""
+        return self.is_declared or self.folder_request is not None
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Refuse requests while the block waits for those that run; then the id serves again."""
+        self.is_draining = True
+        try:
+            yield
+        finally:
+            self.is_draining = False
 
     def require_retry(self, now: float) -> None:
         """Check that the id may be loaded now.
@@ -91,6 +115,20 @@ class Record:
         if self.failed is not None and now < self.failed.retry_at:
             raise self.failed.error(self.request.adapter_id, now)
 
+    def note_failure(
+        self, error: Exception, *, now: float, settings: AdapterSettings
+    ) -> AdapterLoadFailedError | AdapterLoadCrashedError:
+        """Note that the id cannot be loaded, once for all who waited, and return what they get."""
+        if self.failed is None or self.failed.retry_at <= now:
+            num_failures = 1 if self.failed is None else self.failed.num_failures + 1
+            self.failed = FailedLoad(
+                failure=failure_of(error),
+                is_crash=isinstance(error, AdapterLoadCrashedError),
+                num_failures=num_failures,
+                retry_at=now + retry_delay(settings, num_failures),
+            )
+        return self.failed.error(self.request.adapter_id, now)
+
     def has_content(self, request: LoadRequest, version: str, *, is_resident: bool) -> bool:
         """Whether what a request loaded is what the id stands for already.
 
@@ -101,6 +139,14 @@ class Record:
             request.overrides,
         )
         return self.known.version == version or (is_same_source and not is_resident)
+
+    def is_as_wanted(self, spec: LoadSpec, version: str, *, is_pinned: bool) -> bool:
+        """Whether a request to load the id, which found a version, would change nothing."""
+        return (
+            self.known.version == version
+            and (is_pinned or not spec.pinned)
+            and spec.ttl_seconds in (None, self.ttl_seconds)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,8 +190,16 @@ def describe(record: Record, usage: Usage) -> AdapterStatus:
         pinned=usage.pinned,
         created=record.created,
         last_used=record.last_used,
-        warnings=info.warnings,
+        warnings=info.warnings if is_failed else (*info.warnings, *_refusal(record)),
         ttl_seconds=record.ttl_seconds,
         aliases=usage.aliases,
+        is_declared=record.is_declared,
         error=record.failed.failure if record.failed and is_failed else None,
     )
+
+
+def _refusal(record: Record) -> Sequence[str]:
+    """Say why an id is not yet what the manifest declares."""
+    if record.refused is None:
+        return ()
+    return (f"not yet as the manifest declares it: {record.refused.message}",)

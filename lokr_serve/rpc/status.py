@@ -69,6 +69,7 @@ ERROR_RULES = _rules(
     (errors.AdapterExistsError, "ALREADY_EXISTS", "ADAPTER_EXISTS"),
     (errors.AdapterDrainingError, "UNAVAILABLE", "ADAPTER_DRAINING"),
     (errors.AdapterBusyError, "FAILED_PRECONDITION", "ADAPTER_BUSY"),
+    (errors.AdapterDeclaredError, "FAILED_PRECONDITION", "ADAPTER_DECLARED"),
     (lokr_core.AdapterInUseError, "FAILED_PRECONDITION", "ADAPTER_IN_USE"),
     (errors.AdapterUnloadedError, "ABORTED", "ADAPTER_UNLOADED"),
     (errors.AdapterLoadFailedError, "FAILED_PRECONDITION", "ADAPTER_LOAD_FAILED"),
@@ -225,7 +226,11 @@ def _subject(error: LokrError) -> str:
             subject = error.module
         case lokr_core.AdapterConfigError():
             subject = error.field
-        case errors.AdapterBusyError() | errors.AdapterLoadFailedError():
+        case (
+            errors.AdapterBusyError()
+            | errors.AdapterDeclaredError()
+            | errors.AdapterLoadFailedError()
+        ):
             subject = error.adapter_id
         case (
             errors.AdapterBudgetError()
