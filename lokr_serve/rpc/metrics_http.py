@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from lokr_serve.errors import SettingsError
+from lokr_serve.metrics import Exposition
 from lokr_serve.rpc.gate import Gate, ServingState
 
 MAX_HEAD_BYTES = 16 * 1024
@@ -36,8 +36,10 @@ class MetricsServer:
 
     def __init__(self, gate: Gate, registry: CollectorRegistry) -> None:
         self._gate = gate
-        self._registry = registry
+        self._exposition = Exposition(registry)
         self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # connected now
+        self._is_stopping = False
 
     async def start(self, address: str) -> str:
         """Listen on HOST:PORT, and return it with the port that was picked for port 0.
@@ -56,23 +58,34 @@ class MetricsServer:
         return f"{host}:{bound}"
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and hang up on whoever is still connected."""
+        self._is_stopping = True
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        for writer in self._clients.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._clients)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = writer
         try:
+            if self._is_stopping:
+                return
             async with asyncio.timeout(MAX_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._reply(head.decode("latin-1")).encode())
+                reply = await self._reply(head.decode("latin-1"))
+                writer.write(reply.encode())
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a client that says nothing of use, or is gone, gets no answer
         finally:
+            del self._clients[task]
             writer.close()
 
-    def _reply(self, head: str) -> _Reply:
+    async def _reply(self, head: str) -> _Reply:
         request_line, *lines = head.split("\r\n")
         method, _, rest = request_line.partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
@@ -80,7 +93,7 @@ class MetricsServer:
             return _Reply(status=HTTPStatus.METHOD_NOT_ALLOWED, body=b"only GET is served here\n")
         match path:
             case "/metrics":
-                return self._metrics(_header(lines, "accept"))
+                return await self._metrics(_header(lines, "accept"))
             case "/livez":
                 return self._probe(self._gate.state is not ServingState.FAILED)
             case "/readyz":
@@ -88,9 +101,9 @@ class MetricsServer:
             case _:
                 return _Reply(status=HTTPStatus.NOT_FOUND, body=b"try /metrics\n")
 
-    def _metrics(self, accept: str) -> _Reply:
-        render, content_type = choose_encoder(accept)
-        return _Reply(status=HTTPStatus.OK, body=render(self._registry), content_type=content_type)
+    async def _metrics(self, accept: str) -> _Reply:
+        body, content_type = await self._exposition.render(accept)
+        return _Reply(status=HTTPStatus.OK, body=body, content_type=content_type)
 
     def _probe(self, holds: bool) -> _Reply:
         status = HTTPStatus.OK if holds else HTTPStatus.SERVICE_UNAVAILABLE

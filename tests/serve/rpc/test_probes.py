@@ -1,5 +1,6 @@
 """The metrics port."""
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from lokr_serve.errors import SettingsError
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.metrics_http import MAX_HEAD_BYTES
+from lokr_serve.rpc.gate import Gate
+from lokr_serve.rpc.metrics_http import MAX_HEAD_BYTES, MAX_SECONDS, MetricsServer
 from scripts.generate_protos import ROOT
 from tests.serve.running import Connection, running_server, tiny_settings
 
@@ -115,3 +117,23 @@ def test_an_address_that_is_taken_stops_the_start(
 
     with pytest.raises(SettingsError, match=f"server.{setting}"), running_server(settings):
         pass
+
+
+async def test_a_client_that_says_nothing_does_not_outlive_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its connection would be cancelled with the event loop, which writes an error to the log."""
+    server = MetricsServer(Gate(), Metrics(version="test").registry)
+    host, _, port = (await server.start("127.0.0.1:0")).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET ")
+    answered, other = await asyncio.open_connection(host, int(port))
+    other.write(b"GET /livez HTTP/1.1\r\n\r\n")
+    await answered.read()  # the first is connected by then
+    other.close()
+
+    await asyncio.wait_for(server.stop(), MAX_SECONDS / 2)
+
+    assert await reader.read() == b""
+    assert caplog.text == ""
+    writer.close()
