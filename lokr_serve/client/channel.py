@@ -24,7 +24,8 @@ _RETRY_POLICY = {
     "initialBackoff": "0.2s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    # A call that reaches a server which has just begun to shut down is cancelled by grpc itself.
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 
 
