@@ -77,6 +77,14 @@ class MergeCache:
                 if mix not in self._leases:
                     self._drop(mix)
 
+    def discard_idle(self) -> int:
+        """Drop every entry that is not leased, and return their bytes."""
+        with self._lock:
+            before = self._num_bytes
+            for mix in [mix for mix in self._entries if mix not in self._leases]:
+                self._drop(mix)
+            return before - self._num_bytes
+
     def _make_room(self, mix: AdapterMix, needed_bytes: int) -> None:
         leased_bytes = sum(self._entries[held].num_bytes for held in self._leases)
         if leased_bytes + needed_bytes > self.max_bytes:

@@ -143,18 +143,27 @@ class MixMerger:
         return self._calls.start(mix, lambda: self._merge(mix))
 
     def _merge(self, mix: AdapterMix) -> MergedMix:
-        """Merge in a worker thread, once for all who wait."""
-        try:
-            merged = self._adapted.merge(mix)
-        except torch.OutOfMemoryError as error:
+        """Merge in a worker thread, once for all who wait; caches make way if it must be."""
+        merged = self._merge_if_it_fits(mix)
+        if merged is None:
+            self._adapted.give_back_memory()
+            merged = self._merge_if_it_fits(mix)
+        if merged is None:
             raise DeviceMemoryError(
                 f"mix {mix.name!r} merged",
                 remedy="request it unmerged, or start the server with a smaller "
                 "adapters.merge_cache_bytes",
-            ) from error
+            )
         self._metrics.merges.inc()
         self._metrics.merge_rounding_loss.observe(merged.rounding_loss)
         return merged
+
+    def _merge_if_it_fits(self, mix: AdapterMix) -> MergedMix | None:
+        """Merge, unless the device has no memory left; what was begun is free afterwards."""
+        try:
+            return self._adapted.merge(mix)
+        except torch.OutOfMemoryError:
+            return None
 
     def _put(self, mix: AdapterMix, merged: MergedMix) -> None:
         """Keep merged weights and lease them."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from enum import Enum, auto
 
 import torch
 
@@ -12,6 +13,14 @@ from lokr_serve.image.joining import join, split
 from lokr_serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+
+class _Outcome(Enum):
+    """How a batch of calls has run."""
+
+    ENDED = auto()  # each call has its output, or the error that it met alone
+    FAILED = auto()
+    OUT_OF_MEMORY = auto()
 
 
 class Forwards:
@@ -28,11 +37,27 @@ class Forwards:
     def run(self, batch: Sequence[PendingCall]) -> None:
         """Run a batch and hand its rows back; a batch that fails runs again in halves.
 
-        So only a call that cannot run even alone fails, and one that lacks memory does so alone.
+        So only a call that cannot run even alone fails. Before what lacks memory runs again,
+        caches give theirs back; a call that was alone is tried once more for that.
 
         Raises:
             torch.AcceleratorError: The device has failed for good.
         """
+        outcome = self._try(batch, is_last_try=False)
+        if outcome is _Outcome.ENDED:
+            return
+        if outcome is _Outcome.OUT_OF_MEMORY:
+            self._adapted.give_back_memory()
+            self._metrics.merge_cache_bytes.set(self._adapted.merges.num_bytes)
+        if len(batch) == 1:
+            self._try(batch, is_last_try=True)
+            return
+        middle = len(batch) // 2
+        self.run(batch[:middle])
+        self.run(batch[middle:])
+
+    def _try(self, batch: Sequence[PendingCall], *, is_last_try: bool) -> _Outcome:
+        """Run a batch; what a forward that failed held is free afterwards."""
         began_at = time.monotonic()
         try:
             outputs = self._outputs(batch)
@@ -40,19 +65,16 @@ class Forwards:
             raise
         except Exception as error:
             self._metrics.step_failures.inc()
-            if len(batch) == 1:
+            wants_memory = isinstance(error, torch.OutOfMemoryError)
+            if len(batch) == 1 and (is_last_try or not wants_memory):
                 self._gathering.fail(batch[0], error)
-                return
+                return _Outcome.ENDED
             logger.exception("%d calls of %s failed together", len(batch), batch[0].call.name)
-            outputs = None  # what the failed forward holds is free from here on
-        if outputs is None:
-            middle = len(batch) // 2
-            self.run(batch[:middle])
-            self.run(batch[middle:])
-            return
+            return _Outcome.OUT_OF_MEMORY if wants_memory else _Outcome.FAILED
         self._observe(batch, began_at)
         for pending, output in zip(batch, outputs, strict=True):
             self._gathering.hand_back(pending, output)
+        return _Outcome.ENDED
 
     def _outputs(self, batch: Sequence[PendingCall]) -> list[object]:
         first = batch[0].call

@@ -28,6 +28,7 @@ class Schedule:
     """The waiting line, the rows of the batch, and what to do when a step fails."""
 
     def __init__(self, adapted: Adapted, settings: TextSettings, metrics: Metrics) -> None:
+        self._adapted = adapted
         self._metrics = metrics
         self._max_rows = settings.max_rows
         self._queue: FairQueue[Job] = FairQueue()
@@ -68,19 +69,28 @@ class Schedule:
         self._go_on()
         self._show_load()
         began_at = time.monotonic()
-        try:
-            outcome = self._batch.step()
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:
-            logger.exception("a step failed; its rows are tried again apart")
-            self._recover(is_out_of_memory=isinstance(error, torch.OutOfMemoryError))
-            outcome = None
+        outcome = self._try()
         if outcome is not None:
             self._observe(outcome, time.monotonic() - began_at)
             self._advance(outcome)
         self._flush()
         self._show_load()
+
+    def _try(self) -> StepOutcome | None:
+        """Run the batch's step; one that fails is made good, and has no outcome."""
+        try:
+            return self._batch.step()
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            logger.exception("a step failed; its rows are tried again apart")
+            is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        # What the failed step held is free from here on.
+        self._recover(is_out_of_memory=is_out_of_memory)
+        if is_out_of_memory:
+            self._adapted.give_back_memory()
+            self._metrics.merge_cache_bytes.set(self._adapted.merges.num_bytes)
+        return None
 
     def admit(self) -> None:
         """Give rows to the requests whose turn it is; none while rows are tested apart."""
@@ -151,6 +161,7 @@ class Schedule:
     def _show_load(self) -> None:
         self._metrics.requests_running.set(len(self._rows))
         self._metrics.requests_waiting.set(len(self._queue))
+        self._metrics.kv_cache_utilization.set(self._batch.cache_share())
 
     def _observe_end(self, finished: Finished) -> None:
         timing, num_tokens = finished.timing, finished.usage.completion_tokens

@@ -104,6 +104,18 @@ def test_discarding_an_adapter_drops_every_idle_mix_of_it() -> None:
     assert mix_of("b") in cache
 
 
+def test_what_is_idle_can_be_given_back_at_once() -> None:
+    """When memory runs out, what is kept to save time goes before any request does."""
+    cache = MergeCache(1000)
+    put_idle(cache, "a", "b")
+    cache.put(mix_of("held"), merged())
+
+    assert cache.discard_idle() == 80
+    assert cache.num_bytes == 40
+    assert mix_of("held") in cache
+    assert cache.discard_idle() == 0
+
+
 def test_reading_without_a_lease_is_refused_by_name() -> None:
     """An entry that is not there cannot be applied."""
     with pytest.raises(MergeError, match="mix 'a' is not merged"):

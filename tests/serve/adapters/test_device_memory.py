@@ -64,4 +64,26 @@ async def test_want_of_device_memory_refuses_a_merge_and_leaves_auto_unmerged(
     applied = {(await resolve(registry, ApplyMode.AUTO))[1] for _ in range(3)}
 
     assert applied == {Apply.UNMERGED}
-    assert num_tries == 2
+    assert num_tries == 2 * 2  # each once more, after caches have given back theirs
+
+
+async def test_a_merge_that_lacks_memory_takes_that_of_idle_ones(
+    make_registry: MakeRegistry,
+    store: Store,
+    adapted: Adapted,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request that asks for merged weights goes before what is kept for later."""
+    registry = await scanned(make_registry, store, "ab")
+    idle, _ = await resolve(registry, ApplyMode.MERGED, "a")
+    merge = adapted.merge
+
+    def fail_while_full(mix: AdapterMix) -> MergedMix:
+        if idle in adapted.merges:
+            raise torch.OutOfMemoryError("injected")
+        return merge(mix)
+
+    monkeypatch.setattr(adapted, "merge", fail_while_full)
+
+    assert (await resolve(registry, ApplyMode.MERGED, "b"))[1] is Apply.MERGED
+    assert idle not in adapted.merges

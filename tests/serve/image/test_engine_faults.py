@@ -79,6 +79,31 @@ async def test_a_request_that_lacks_memory_alone_is_told_so(world: World) -> Non
     assert_equal(answer.latents, stock(world, other).latents)
 
 
+@pytest.mark.parametrize("num_requests", [1, 3])
+async def test_memory_that_caches_hold_is_given_back_before_any_request_fails(
+    num_requests: int, world: World
+) -> None:
+    """Merged weights that nobody uses only save time; even a call that is alone is tried again."""
+    merges, idle = world.adapted.merges, world.mixes[1]
+    merges.put(idle, world.adapted.merge(idle))
+    merges.release(idle)
+    requests = [generation(world, seed, world.mixes[seed]) for seed in range(num_requests)]
+    metrics = Metrics(version="test")
+
+    def check(_: Mapping[str, Any]) -> None:
+        if idle in merges:
+            raise torch.OutOfMemoryError("full")
+
+    async with running(world, metrics) as engine:
+        with before_forward(world.denoiser, check):
+            answers = await ask_together(engine, requests)
+
+    assert idle not in merges
+    assert value(metrics, "merge_cache_bytes") == 0
+    for request, answer in zip(requests, answers, strict=True):
+        assert_equal(answer.latents, stock(world, request).latents)
+
+
 async def test_a_step_that_lacks_memory_is_made_in_smaller_parts(world: World) -> None:
     """A batch that does not fit is no reason for any of its requests to fail."""
     requests = [generation(world, seed, world.mixes[seed]) for seed in range(4)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.generation.continuous_batching.scheduler import Scheduler
 
+from lokr_core import Apply
 from lokr_serve.errors import DeviceMemoryError, EngineStoppedError, GenerationFailedError
 from lokr_serve.metrics import Metrics
 from tests.serve.text.engines import (
@@ -94,6 +95,34 @@ async def test_only_the_request_that_the_device_has_no_memory_for_fails(world: W
 
     assert [type(error) for error in failed.errors] == [DeviceMemoryError]
     assert [answer.ids for answer in answers] == expected
+
+
+async def test_memory_that_caches_hold_is_given_back_before_any_request_fails(
+    world: World,
+) -> None:
+    """Merged weights that nobody uses only save time; those of a running request stay."""
+    merges, idle, held = world.adapted.merges, world.mixes[1], world.mixes[2]
+    for mix in (idle, held):
+        merges.put(mix, world.adapted.merge(mix))
+    merges.release(idle)
+    requests = [*company(world), generation(prompt(90, 6), held, Apply.MERGED, seed=90)]
+    expected = await alone(world, requests)
+    metrics = Metrics(version="test")
+
+    def call(_: list[int]) -> None:
+        if idle in merges:
+            raise torch.OutOfMemoryError("injected")
+
+    with before_forward(world.model, call):
+        async with running(world.adapted, metrics=metrics) as engine:
+            answers = await ask_all(engine, requests)
+    num_bytes = merges.num_bytes
+    merges.release(held)
+    merges.discard_idle()
+
+    assert [answer.ids for answer in answers] == expected
+    assert value(metrics, "step_failures_total") == 1
+    assert value(metrics, "merge_cache_bytes") == num_bytes > 0
 
 
 async def test_a_row_may_turn_poisonous_in_decode(world: World) -> None:
