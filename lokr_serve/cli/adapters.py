@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from lokr_serve.cli.command import ADMIN_SERVER, JsonFlag, ServerFlag, TimeoutFlag
+from lokr_serve.cli.connecting import ClientCommand
 from lokr_serve.cli.output import print_adapter, print_json, print_table, progress
 from lokr_serve.client import Client
 from lokr_serve.types import AdapterOverrides, LoadSpec
@@ -18,13 +19,13 @@ Ttl = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AdapterCommand:
+class _AdapterCommand(ClientCommand):
     server: ServerFlag = ADMIN_SERVER
     timeout: TimeoutFlag = 300.0
     as_json: JsonFlag = False
 
     def client(self) -> Client:
-        return Client(self.server, timeout_seconds=self.timeout)
+        return self.connect(self.server, self.timeout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,16 @@ import typer
 from typer import Option
 
 from lokr_core import LokrError
-from lokr_serve.cli.command import INFERENCE_SERVER, JsonFlag, ServerFlag, TimeoutFlag
+from lokr_serve.cli.command import (
+    INFERENCE_SERVER,
+    JsonFlag,
+    PriorityFlag,
+    ServerFlag,
+    TimeoutFlag,
+)
+from lokr_serve.cli.connecting import ClientCommand
 from lokr_serve.cli.output import note, print_json
 from lokr_serve.cli.weights import AdapterFlag, ModuleWeightFlag, parse_mix
-from lokr_serve.client import Client
 from lokr_serve.errors import SettingsError
 from lokr_serve.types import (
     ApplyMode,
@@ -24,6 +30,7 @@ from lokr_serve.types import (
     Chunk,
     Finished,
     GenerationRequest,
+    Priority,
     Prompt,
     SamplingParams,
     Started,
@@ -36,7 +43,7 @@ Event = Started | Chunk | Finished
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(ClientCommand):
     """Generate text with the base model or a mix of adapters, and print it as it comes."""
 
     adapter: AdapterFlag = None
@@ -55,6 +62,7 @@ class Generate:
         list[str] | None, Option(metavar="TEXT", help="Ends a sequence; repeatable.")
     ] = None
     n: Annotated[int, Option("--n", help="How many sequences.")] = DEFAULTS.n
+    priority: PriorityFlag = "normal"
     server: ServerFlag = INFERENCE_SERVER
     timeout: TimeoutFlag = 300.0
     as_json: JsonFlag = False
@@ -73,9 +81,10 @@ class Generate:
                 n=self.n,
             ),
             apply_mode=self.apply,
+            priority=Priority[self.priority.upper()],
         )
         with (
-            Client(self.server, timeout_seconds=self.timeout) as client,
+            self.connect(self.server, self.timeout) as client,
             closing(client.generate(request)) as events,
         ):
             if self.as_json:

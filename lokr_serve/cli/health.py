@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from lokr_serve.cli.command import INFERENCE_SERVER, JsonFlag, ServerFlag, TimeoutFlag
+from lokr_serve.cli.connecting import ClientCommand
 from lokr_serve.cli.output import print_json
-from lokr_serve.client import Client, Health
+from lokr_serve.client import Health
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckHealth:
+class CheckHealth(ClientCommand):
     """Say whether a server takes requests; exits with 1 if it does not."""
 
     service: Annotated[
@@ -23,7 +24,7 @@ class CheckHealth:
 
     def run(self) -> None:
         """Ask, print the answer, and exit by it."""
-        with Client(self.server, timeout_seconds=self.timeout) as client:
+        with self.connect(self.server, self.timeout) as client:
             health = client.health(self.service)
         if self.as_json:
             print_json({"status": health})

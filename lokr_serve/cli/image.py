@@ -11,11 +11,17 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lokr_serve.cli.command import INFERENCE_SERVER, JsonFlag, ServerFlag, TimeoutFlag
+from lokr_serve.cli.command import (
+    INFERENCE_SERVER,
+    JsonFlag,
+    PriorityFlag,
+    ServerFlag,
+    TimeoutFlag,
+)
+from lokr_serve.cli.connecting import ClientCommand
 from lokr_serve.cli.image_files import ImageFiles, choose_format, choose_pattern, image_files
 from lokr_serve.cli.output import note, print_json, step_progress
 from lokr_serve.cli.weights import AdapterFlag, ModuleWeightFlag, parse_mix, parse_schedule
-from lokr_serve.client import Client
 from lokr_serve.errors import SettingsError
 from lokr_serve.types import (
     ApplyMode,
@@ -30,6 +36,7 @@ from lokr_serve.types import (
     ImageRequest,
     ImageStarted,
     InitImage,
+    Priority,
     image_seeds,
 )
 
@@ -37,7 +44,7 @@ Event = ImageStarted | ImageEvent
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeImage:
+class MakeImage(ClientCommand):
     """Make images with the base model or a mix of adapters, and print where they are.
 
     What is not given takes the default of the model's own pipeline.
@@ -90,6 +97,7 @@ class MakeImage:
     preview_every: Annotated[
         int, Option(metavar="STEPS", help="Show a small preview beside PATH meanwhile; 0 is never.")
     ] = 0
+    priority: PriorityFlag = "normal"
     server: ServerFlag = INFERENCE_SERVER
     timeout: TimeoutFlag = 600.0
     as_json: JsonFlag = False
@@ -100,7 +108,7 @@ class MakeImage:
         files = self._files(request)
         with (
             _previews(files, request.output),
-            Client(self.server, timeout_seconds=self.timeout) as client,
+            self.connect(self.server, self.timeout) as client,
             closing(client.generate_image(request)) as events,
         ):
             if self.as_json:
@@ -123,6 +131,7 @@ class MakeImage:
                 preview_interval=self.preview_every,
             ),
             apply_mode=self.apply,
+            priority=Priority[self.priority.upper()],
         )
 
     def _params(self) -> ImageParams:

@@ -21,6 +21,7 @@ _PLACES = MappingProxyType(
         "dtype": ("model", "dtype"),
         "threads": ("model", "num_threads"),
         "adapter_dir": ("adapters", "directory"),
+        "manifest": ("adapters", "manifest"),
         "device_bytes": ("adapters", "device_bytes"),
         "host_bytes": ("adapters", "host_bytes"),
         "merge_cache_bytes": ("adapters", "merge_cache_bytes"),
@@ -32,6 +33,10 @@ _PLACES = MappingProxyType(
         "lame_duck_seconds": ("server", "lame_duck_seconds"),
         "drain_seconds": ("server", "drain_seconds"),
         "log_level": ("server", "log_level"),
+        "clients": ("security", "clients"),
+        "certificate": ("security", "certificate"),
+        "private_key": ("security", "private_key"),
+        "client_ca": ("security", "client_ca"),
         "max_requests": ("image", "max_requests"),
         "max_pixels": ("image", "max_pixels"),
         "max_steps": ("image", "max_steps"),
@@ -49,6 +54,9 @@ class SettingsFlags:
     dtype: Annotated[str | None, Option(help="Of the base weights, such as bfloat16.")] = None
     threads: Annotated[int | None, Option(help="Threads of one torch operation.")] = None
     adapter_dir: Annotated[Path | None, Option(metavar="DIR", help="Folder of adapters.")] = None
+    manifest: Annotated[
+        Path | None, Option(metavar="FILE", help="YAML file of adapters to hold, watched.")
+    ] = None
     device_bytes: Annotated[int | None, Option(help="For adapters on the device.")] = None
     host_bytes: Annotated[int | None, Option(help="For adapters on the host.")] = None
     merge_cache_bytes: Annotated[int | None, Option(help="For merged weights.")] = None
@@ -72,6 +80,16 @@ class SettingsFlags:
         None
     )
     log_level: Annotated[str | None, Option(help="debug, info, warning or error.")] = None
+    clients: Annotated[
+        Path | None, Option(metavar="FILE", help="TOML: who may call, by which tokens.")
+    ] = None
+    certificate: Annotated[
+        Path | None, Option(metavar="FILE", help="PEM: the server's; its gRPC has TLS then.")
+    ] = None
+    private_key: Annotated[Path | None, Option(metavar="FILE", help="PEM: of it.")] = None
+    client_ca: Annotated[
+        Path | None, Option(metavar="FILE", help="PEM: whose certificates callers must have.")
+    ] = None
     max_queue: Annotated[int | None, Option(help="Requests that may wait.")] = None
     max_rows: Annotated[int | None, Option(help="Sequences, or rows of images, in one step.")] = (
         None

@@ -1,6 +1,7 @@
 """The client library: a blocking and an asyncio client with typed events and errors."""
 
 from lokr_serve.client.asynchronous import AsyncClient
+from lokr_serve.client.credentials import Credentials
 from lokr_serve.client.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -14,6 +15,7 @@ from lokr_serve.client.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
@@ -29,6 +31,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Completion",
+    "Credentials",
     "DataLossError",
     "DeadlineExceededError",
     "FailedPreconditionError",
@@ -39,6 +42,7 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "mix_name",

@@ -9,6 +9,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from lokr_serve.client import image_replies, image_requests, replies, requests
 from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options, deadline
+from lokr_serve.client.credentials import NO_CREDENTIALS, Credentials
 from lokr_serve.client.errors import client_errors
 from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.types import (
@@ -35,10 +36,17 @@ class Client:
     takes ``timeout_seconds`` in place of the client's own.
     """
 
-    def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: Credentials = NO_CREDENTIALS,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
         """Connect to HOST:PORT; the first call waits for the connection."""
         self._timeout_seconds = timeout_seconds
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+        self._credentials = credentials
+        self._channel = _open(address, credentials)
         self._text = TextServiceStub(self._channel)
         self._images = ImageServiceStub(self._channel)
         self._adapters = AdapterServiceStub(self._channel)
@@ -63,7 +71,7 @@ class Client:
             call = self._text.Generate(
                 message,
                 timeout=self._timeout(timeout_seconds),
-                metadata=requests.generation_metadata(request),
+                metadata=self._metadata(requests.generation_metadata(request)),
             )
             try:
                 yield from map(replies.event, call)
@@ -92,7 +100,7 @@ class Client:
             call = self._images.GenerateImage(
                 message,
                 timeout=self._timeout(timeout_seconds),
-                metadata=requests.generation_metadata(request),
+                metadata=self._metadata(requests.generation_metadata(request)),
             )
             try:
                 for reply in call:
@@ -173,6 +181,9 @@ class Client:
         message = HealthCheckRequest(service=service)
         return replies.health(self._call(self._health.Check, message, timeout_seconds))
 
+    def _metadata(self, metadata: requests.Metadata) -> requests.Metadata:
+        return self._credentials.added_to(metadata)
+
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
 
@@ -187,5 +198,12 @@ class Client:
             return method(
                 message,
                 timeout=self._timeout(timeout_seconds),
-                metadata=metadata or requests.request_metadata(),
+                metadata=self._metadata(metadata or requests.request_metadata()),
             )
+
+
+def _open(address: str, credentials: Credentials) -> grpc.Channel:
+    options = channel_options()
+    if credentials.has_tls:
+        return grpc.secure_channel(address, credentials.channel_credentials(), options=options)
+    return grpc.insecure_channel(address, options=options)

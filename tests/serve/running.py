@@ -42,11 +42,10 @@ def tiny_settings(model: Path, store: Path | None = None, /, **sections: object)
         "adapters": {"directory": store, "max_loads": 2},
         "text": {"cache_tokens": 16384},
         "image": {},
-        "tracing": {},
     }
     for section, values in sections.items():
         assert isinstance(values, dict)
-        tree[section].update(values)
+        tree.setdefault(section, {}).update(values)
     return Settings.model_validate(tree)
 
 

@@ -1,0 +1,1 @@
+"""Tests of what callers without credentials, and hostile ones, can do."""
