@@ -37,6 +37,11 @@ class HostTier:
         """Bytes of all copies."""
         return self._num_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """What of the budget nothing takes."""
+        return self._max_bytes - self._num_bytes
+
     def __len__(self) -> int:
         """Count the copies."""
         return len(self._copies)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from lokr_core import AdapterRef, Apply
+from lokr_serve.adapters.activity import RecentMixes
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import Lease, check_parts, is_used
@@ -36,6 +37,7 @@ class AdapterLender:
         self._merger = merger
         self._max_parts = max_parts
         self._metrics = metrics
+        self.mixes = RecentMixes()
         self._num_running = 0  # requests for any mix, the base model included
         self._num_leases = 0  # those that have theirs
 
@@ -89,6 +91,7 @@ class AdapterLender:
             apply = await self._merger.acquire(mix, mode, num_running=running, workload=workload)
             if apply is Apply.MERGED:
                 held.callback(self._merger.release, mix)
+            self.mixes.note(mix)
             if ended.done():
                 raise AdapterUnloadedError(ended.result())
             self._num_leases += 1

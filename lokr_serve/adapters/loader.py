@@ -166,6 +166,8 @@ class AdapterLoader:
     def _report(self, host: HostTier) -> None:
         self._metrics.adapters_resident.labels("host").set(len(host))
         self._metrics.adapter_bytes.labels("host").set(host.num_bytes)
+        self._metrics.adapter_free_bytes.labels("host").set(host.free_bytes)
+        self._metrics.adapter_evictable_bytes.labels("host").set(host.num_bytes)
 
 
 def _num_bytes(path: Path) -> int:

@@ -61,7 +61,13 @@ class Residency:
         self._pinned_bytes = 0
         for reason in LeaveReason:  # so that every series is there from the start
             metrics.adapter_evictions.labels(reason.value)
+        metrics.adapter_free_bytes.labels("device").set_function(self._free_bytes)
+        metrics.adapter_evictable_bytes.labels("device").set_function(lambda: self._idle_bytes)
         self._report()
+
+    def __len__(self) -> int:
+        """Count the ids that are in memory."""
+        return len(self._current)
 
     def get(self, adapter_id: str) -> Resident | None:
         """Return the current version of an id, if it is in memory."""
@@ -164,6 +170,10 @@ class Residency:
     def _lingering_bytes(self) -> int:
         """Bytes of what no lease holds but a running forward does; it goes at the next sweep."""
         return sum(old.num_bytes for old in self._leaving.values() if not old.num_leases)
+
+    def _free_bytes(self) -> int:
+        """What of the budget nothing takes; versions on their way out may take more than it."""
+        return max(self._budget_bytes - self._used_bytes, 0)
 
     def _require_pinnable(self, adapter_id: str, num_bytes: int) -> None:
         current = self._current.get(adapter_id)

@@ -3,5 +3,6 @@
 from lokr_serve.metrics.activity import AdapterActivity
 from lokr_serve.metrics.busiest import OTHER, BusiestCounter
 from lokr_serve.metrics.definitions import Metrics
+from lokr_serve.metrics.exposition import Exposition
 
-__all__ = ["OTHER", "AdapterActivity", "BusiestCounter", "Metrics"]
+__all__ = ["OTHER", "AdapterActivity", "BusiestCounter", "Exposition", "Metrics"]

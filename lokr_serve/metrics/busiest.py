@@ -39,6 +39,8 @@ class BusiestCounter(Collector):
         self._max_series = max_series
         self._tallies: OrderedDict[str, _Tally] = OrderedDict()  # counted last, last
         self._named: set[str] = set()
+        self._comers: set[str] = set()  # may be busy enough for a place at the next scrape
+        self._enough = 0.0  # requests for that; at most what it takes, as places only get dearer
         self._other = 0.0
         self._lock = threading.Lock()
 
@@ -50,10 +52,13 @@ class BusiestCounter(Collector):
             tally.total += 1
             if len(self._named) < self._max_series and adapter_id != OTHER:
                 self._named.add(adapter_id)
+                self._price_places()
             if adapter_id in self._named:
                 tally.named += 1
             else:
                 self._other += 1
+                if tally.total >= self._enough and adapter_id != OTHER:
+                    self._comers.add(adapter_id)
             self._forget()
 
     def collect(self) -> Iterator[Metric]:
@@ -68,20 +73,26 @@ class BusiestCounter(Collector):
 
     def _change_places(self) -> None:
         """Let the busiest of the others take the places of those half as busy."""
-
-        def total(adapter_id: str) -> float:
-            return self._tallies[adapter_id].total
-
-        others = (name for name in self._tallies if name not in self._named and name != OTHER)
-        busiest = heapq.nlargest(self._max_series, others, key=total)
-        for comer, leaver in zip(busiest, sorted(self._named, key=total), strict=False):
-            if total(comer) < 2 * total(leaver):
+        busiest = heapq.nlargest(self._max_series, self._comers, key=self._total)
+        for comer, leaver in zip(busiest, sorted(self._named, key=self._total), strict=False):
+            if self._total(comer) < 2 * self._total(leaver):
                 break
             self._named.remove(leaver)
             self._named.add(comer)
+        self._comers.clear()
+        self._price_places()
+
+    def _price_places(self) -> None:
+        """Note what it takes to have a place: a scrape then looks at few of many adapters."""
+        if len(self._named) == self._max_series:
+            self._enough = 2 * min(map(self._total, self._named))
+
+    def _total(self, adapter_id: str) -> float:
+        return self._tallies[adapter_id].total
 
     def _forget(self) -> None:
         """Forget the adapter without a series that was counted longest ago, beyond a limit."""
         if len(self._tallies) > self._max_series + MAX_UNNAMED:
             oldest = next(name for name in self._tallies if name not in self._named)
             del self._tallies[oldest]
+            self._comers.discard(oldest)

@@ -84,6 +84,9 @@ class Metrics:
         self.step_mixes = self._histogram("step_mixes", "Distinct mixes in one step.", STEP_BUCKETS)
         self.rows = self._counter("rows_total", "Rows of steps by way of application.", ("apply",))
         self.step_failures = self._counter("step_failures_total", "Engine steps that raised.")
+        self.kv_cache_utilization = self._gauge(
+            "kv_cache_utilization", "Share of the key-value cache that sequences hold, 0 to 1."
+        )
 
     def _build_adapter_metrics(self) -> None:
         self.adapters_resident = self._gauge(
@@ -91,6 +94,14 @@ class Metrics:
         )
         self.adapter_bytes = self._gauge(
             "adapter_bytes", "Bytes of adapter factors held in a tier.", ("tier",)
+        )
+        self.adapter_free_bytes = self._gauge(
+            "adapter_free_bytes", "Bytes of a tier's budget that nothing takes.", ("tier",)
+        )
+        self.adapter_evictable_bytes = self._gauge(
+            "adapter_evictable_bytes",
+            "Bytes of adapters in a tier that would make way for others.",
+            ("tier",),
         )
         self.adapter_load_seconds = self._seconds(
             "adapter_load_seconds", "Time to bring an adapter into a tier.", ("tier",)
@@ -135,6 +146,12 @@ class Metrics:
             "credential_reloads_total",
             "Looks at the files of clients or certificates that found a change, or failed.",
             ("subject", "outcome"),
+        )
+
+    def describe_cache(self, *, page_tokens: int, num_pages: int) -> None:
+        """Show the shape of the key-value cache, by the names that gateways have for it."""
+        Info("lokr_serve_cache_config", "Key-value cache.", registry=self.registry).info(
+            {"block_size": str(page_tokens), "num_gpu_blocks": str(num_pages)}
         )
 
     def watch_activity(self, read: Callable[[], AdapterActivity]) -> None:

@@ -30,6 +30,7 @@ from lokr_core import Adapted, AdapterMix, Apply, RowSpan
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import NumericsError
 from lokr_serve.text.attention import ATTENTION_NAME, register_attention
+from lokr_serve.text.cache_share import cache_share, num_pages
 from lokr_serve.text.prefixes import key_prefixes
 from lokr_serve.text.sampling import Sampled, SamplerRow, sample
 
@@ -189,6 +190,7 @@ class PagedBatch:
         model = adapted.model
         assert isinstance(model, PreTrainedModel)
         self._model = model
+        self._settings = settings
         self._rows: dict[str, BatchRow] = {}
         self._cached_tokens: dict[str, int] = {}
         self._scheduled: list[str] = []
@@ -231,6 +233,11 @@ class PagedBatch:
         """Return how many tokens of a row's prompt the prefix cache had."""
         return self._cached_tokens.get(row_id, 0)
 
+    def cache_share(self) -> float:
+        """Return the share of the paged cache that rows hold, 0 to 1."""
+        rows = (row.sampler for row in self._rows.values())
+        return cache_share(self._processor.cache, rows, self._settings)
+
     def scheduled(self) -> list[str]:
         """Return the rows of the last step; all rows if it raised before its batch was known."""
         return self._scheduled
@@ -268,7 +275,7 @@ def _build_processor(
         GenerationConfig(do_sample=False),
         ContinuousBatchingConfig(
             page_size=settings.page_tokens,
-            num_blocks=settings.cache_tokens // settings.page_tokens,
+            num_blocks=num_pages(settings),
             max_batch_tokens=settings.max_step_tokens,
             max_requests_per_batch=settings.max_rows,
             max_blocks_per_request=0,

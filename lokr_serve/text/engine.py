@@ -13,6 +13,7 @@ from lokr_core import Adapted, AdapterMix
 from lokr_serve.config import TextSettings
 from lokr_serve.errors import EngineStoppedError, InvalidRequestError
 from lokr_serve.metrics import Metrics
+from lokr_serve.text.cache_share import num_pages
 from lokr_serve.text.generation import Generation, Mailbox
 from lokr_serve.text.job import Job
 from lokr_serve.text.limits import model_limits
@@ -43,6 +44,7 @@ class TextEngine:
         self._settings = settings
         self._metrics = metrics
         self._limits = model_limits(adapted, settings, tokenizer)
+        metrics.describe_cache(page_tokens=settings.page_tokens, num_pages=num_pages(settings))
         self._commands: list[Job] = []  # submitted, or to be cancelled
         self._wake = threading.Condition()
         self._live: set[Job] = set()  # submitted, with a reader

@@ -59,6 +59,7 @@ class Schedule:
         """Take a request out, wherever it is."""
         self._queue.remove(job)
         self._end(job)
+        self._show_load()  # no step may follow
 
     def step(self) -> None:
         """Run one step, and post what it gave.
