@@ -14,6 +14,14 @@ PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 MAX_CONFIG_BYTES = 4 << 20  # 4 MiB; one rank for each of 10,000 modules is 1 MB
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFiles:
+    """Where an adapter's tensors lie, and PEFT's configuration of them if there is one."""
+
+    tensors: Path
+    config: Path | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AdapterSource:
     """The tensor file of an adapter, and PEFT's configuration beside it if there is one."""
@@ -27,24 +35,37 @@ def default_id(path: Path) -> str:
     return path.absolute().name.removesuffix(SUFFIX)
 
 
-def open_source(path: Path, is_known: Callable[[bytes, int], bool] | None = None) -> AdapterSource:
-    """Read the files that a path stands for.
+def find_files(path: Path) -> AdapterFiles:
+    """Return the files that a path stands for, by their names alone.
 
     Args:
         path: A safetensors file; a folder with PEFT's two files; or a folder with a single
             safetensors file.
+
+    Raises:
+        AdapterFileError: There is no such file in a folder, or it is a pickle.
+    """
+    with cannot_read(path):
+        tensors = _tensors_path(path)
+        config = tensors.with_name(CONFIG_NAME)
+        has_config = tensors.name == TENSORS_NAME and config.exists()
+    return AdapterFiles(tensors=tensors, config=config if has_config else None)
+
+
+def open_source(path: Path, is_known: Callable[[bytes, int], bool] | None = None) -> AdapterSource:
+    """Read the files that a path stands for.
+
+    Args:
+        path: As :func:`find_files` takes it.
         is_known: Whether a header of a file of so many bytes was found to be sound before.
 
     Raises:
         AdapterFileError: There is no such file, it is a pickle, or it is not safetensors.
         AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
-    with cannot_read(path):
-        tensors_path = _tensors_path(path)
-        config_path = tensors_path.with_name(CONFIG_NAME)
-        has_config = tensors_path.name == TENSORS_NAME and config_path.exists()
-    config = read_small_file(config_path, MAX_CONFIG_BYTES) if has_config else None
-    return AdapterSource(file=read_file(tensors_path, is_known), config=config)
+    files = find_files(path)
+    config = None if files.config is None else read_small_file(files.config, MAX_CONFIG_BYTES)
+    return AdapterSource(file=read_file(files.tensors, is_known), config=config)
 
 
 def _tensors_path(path: Path) -> Path:

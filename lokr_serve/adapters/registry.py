@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from lokr_core import Adapted
-from lokr_serve.adapters.activity import describe_activity
 from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
@@ -17,7 +16,7 @@ from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency
-from lokr_serve.adapters.sources import Sources
+from lokr_serve.adapters.sources import AnnouncedFile, Sources, Upload
 from lokr_serve.adapters.store import AdapterStore
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
@@ -33,6 +32,8 @@ from lokr_serve.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+MAX_ACTIVITY_IDS = 256  # in the gateways' series, where they share one label
 
 
 class AdapterRegistry:
@@ -51,7 +52,7 @@ class AdapterRegistry:
         self._residency = Residency(
             adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
         )
-        loader = AdapterLoader(
+        self._loader = AdapterLoader(
             sources=self._sources,
             spec=adapted.spec,
             workers=self._workers,
@@ -60,7 +61,7 @@ class AdapterRegistry:
             metrics=metrics,
         )
         self._catalogue = Catalogue(
-            loader=loader, residency=self._residency, leases=self._leases, settings=settings
+            loader=self._loader, residency=self._residency, leases=self._leases, settings=settings
         )
         self._lender = AdapterLender(
             catalogue=self._catalogue,
@@ -128,6 +129,35 @@ class AdapterRegistry:
             self._catalogue.set_ttl(record, spec.ttl_seconds)
         logger.info("adapter %r is loaded, version %s", spec.adapter_id, adapter.ref.version)
         return self.get(spec.adapter_id)
+
+    def require_uploads(self) -> None:
+        """Check that files can be uploaded.
+
+        Raises:
+            NotServedError: They cannot.
+        """
+        assert self._sources.uploads
+
+    def receive(self, spec: LoadSpec, file: AnnouncedFile) -> AbstractAsyncContextManager[Upload]:
+        """Receive a file in the block, at whose end, and not later, ``spec`` is to be loaded.
+
+        Args:
+            spec: How the file is to be registered.
+            file: What is announced of it; the block starts when that is found to be acceptable.
+
+        Raises:
+            NotServedError: Files cannot be uploaded.
+            InvalidRequestError: The id or the time to live is malformed, or the file is too large.
+            AdapterDrainingError: The id is being unloaded.
+            AdapterBudgetError: The file could never be loaded.
+            UploadBusyError, StorageFullError: It cannot be taken now.
+        """
+        require_adapter_id("header.adapter_id", spec.adapter_id)
+        require_seconds("header.ttl", spec.ttl_seconds)
+        self._catalogue.find(spec.adapter_id)
+        receiving = self._sources.uploads.receive(file)
+        self._loader.require_size(LoadRequest.of(spec), file.num_bytes)
+        return receiving
 
     async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
         """Take an id out of service, wait for its requests, and free it; files are not touched.
@@ -225,12 +255,11 @@ class AdapterRegistry:
         return self._lender.lease(self._aliases.resolve_parts(adapters), mode, workload)
 
     def activity(self) -> AdapterActivity:
-        """Return what requests name that is in memory, and which adapters are waited for."""
-        return describe_activity(
-            residency=self._residency,
-            catalogue=self._catalogue,
-            aliases=self._aliases,
-            mixes=self._lender.mixes,
+        """Return which adapters are in memory, the last used first, and which are waited for."""
+        return AdapterActivity(
+            max_adapters=self._residency.capacity or len(self._catalogue),
+            resident=self._residency.recent(MAX_ACTIVITY_IDS),
+            waiting=self._catalogue.waiting[:MAX_ACTIVITY_IDS],
         )
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """``lokr-serve adapters``."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,9 +9,9 @@ from typer import Argument, Option
 
 from lokr_serve.cli.command import ADMIN_SERVER, JsonFlag, ServerFlag, TimeoutFlag
 from lokr_serve.cli.connecting import ClientCommand
-from lokr_serve.cli.output import print_adapter, print_json, print_table, progress
+from lokr_serve.cli.output import byte_progress, print_adapter, print_json, print_table, progress
 from lokr_serve.client import Client
-from lokr_serve.types import AdapterOverrides, LoadSpec
+from lokr_serve.types import AdapterOverrides, LoadSpec, UploadOptions
 
 AdapterId = Annotated[str, Argument(metavar="ID", help="The adapter.")]
 Ttl = Annotated[
@@ -29,28 +30,37 @@ class _AdapterCommand(ClientCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load(_AdapterCommand):
-    """Register an adapter and load it."""
-
-    adapter_id: AdapterId
-    source: Annotated[str, Argument(metavar="PATH", help="Inside the server's adapter folder.")]
+class _Registration(_AdapterCommand):
     replace: Annotated[bool, Option("--replace", help="Swap other content of this id.")] = False
     pinned: Annotated[bool, Option("--pinned", help="Never evict it.")] = False
     ttl: Ttl = None
-    digest: Annotated[str | None, Option(help="SHA-256 that the file must have.")] = None
     partial: Annotated[bool, Option("--partial", help="Leave out unmatched tensors.")] = False
     scale_override: Annotated[float | None, Option(help="In place of the file's scale.")] = None
     alpha: Annotated[float | None, Option(help="In place of the file's alpha.")] = None
     rank: Annotated[int | None, Option(help="In place of the file's rank.")] = None
 
-    def run(self) -> None:
-        """Load it and print it."""
-        overrides = AdapterOverrides(
+    def overrides(self) -> AdapterOverrides:
+        return AdapterOverrides(
             partial=self.partial,
             scale_override=self.scale_override,
             alpha=self.alpha,
             rank=self.rank,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(_Registration):
+    """Register an adapter and load it."""
+
+    adapter_id: AdapterId
+    source: Annotated[
+        str,
+        Argument(metavar="SOURCE", help="A path in the server's adapter folder, hf:// or a URI."),
+    ]
+    digest: Annotated[str | None, Option(help="SHA-256 that the file must have.")] = None
+
+    def run(self) -> None:
+        """Load it and print it."""
         spec = LoadSpec(
             adapter_id=self.adapter_id,
             source=self.source,
@@ -58,7 +68,7 @@ class Load(_AdapterCommand):
             pinned=self.pinned,
             ttl_seconds=self.ttl,
             digest=self.digest,
-            overrides=overrides,
+            overrides=self.overrides(),
         )
         with self.client() as client, progress(f"loading {self.adapter_id}"):
             adapter = client.load_adapter(spec)
@@ -66,8 +76,28 @@ class Load(_AdapterCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Upload(_Registration):
+    """Send an adapter's file to the server, register it and load it."""
+
+    adapter_id: AdapterId
+    path: Annotated[Path, Argument(metavar="PATH", help="A safetensors file, or PEFT's folder.")]
+
+    def run(self) -> None:
+        """Send it, and print the adapter."""
+        options = UploadOptions(
+            replace=self.replace,
+            pinned=self.pinned,
+            ttl_seconds=self.ttl,
+            overrides=self.overrides(),
+        )
+        with self.client() as client, byte_progress(f"sending {self.adapter_id}") as sent:
+            adapter = client.upload_adapter(self.adapter_id, self.path, options, progress=sent)
+        print_adapter(adapter, as_json=self.as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unload(_AdapterCommand):
-    """Wait until no request uses an adapter, then remove it; its file stays."""
+    """Wait until no request uses an adapter, then remove it; only an upload's file goes too."""
 
     adapter_id: AdapterId
     drain_seconds: Annotated[float | None, Option(help="How long to wait; 30 if unset.")] = None
@@ -172,8 +202,9 @@ class Unpin(_AdapterCommand):
 
 def adapters_app() -> typer.Typer:
     """Return the commands about adapters."""
-    app = typer.Typer(help="Load, list and unload adapters.", no_args_is_help=True)
+    app = typer.Typer(help="Load, upload, list and unload adapters.", no_args_is_help=True)
     app.command("load")(Load)
+    app.command("upload")(Upload)
     app.command("unload")(Unload)
     app.command("list")(List)
     app.command("show")(Show)

@@ -134,9 +134,17 @@ def client_error(error: grpc.RpcError) -> ClientError:
 
 def data_loss(message: str) -> DataLossError:
     """Return the error of a reply that came damaged, or in part."""
-    code = grpc.StatusCode.DATA_LOSS
-    return DataLossError(
-        Failure(code=code, message=message, reason="", field=None, retry_seconds=None, metadata={})
+    return DataLossError(_own_failure(grpc.StatusCode.DATA_LOSS, message))
+
+
+def unavailable(message: str) -> UnavailableError:
+    """Return the error of a call that ended in a way that the transport does not tell."""
+    return UnavailableError(_own_failure(grpc.StatusCode.UNAVAILABLE, message))
+
+
+def _own_failure(code: grpc.StatusCode, message: str) -> Failure:
+    return Failure(
+        code=code, message=message, reason="", field=None, retry_seconds=None, metadata={}
     )
 
 

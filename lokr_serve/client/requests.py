@@ -108,7 +108,7 @@ def load_message(spec: LoadSpec) -> adapters_pb2.LoadAdapterRequest:
         source=spec.source,
         replace=spec.replace,
         pinned=spec.pinned,
-        ttl=_duration(spec.ttl_seconds),
+        ttl=duration(spec.ttl_seconds),
         digest=spec.digest or "",
         **asdict(spec.overrides),
     )
@@ -119,7 +119,7 @@ def unload_message(
 ) -> adapters_pb2.UnloadAdapterRequest:
     """Write a request to unload an adapter."""
     return adapters_pb2.UnloadAdapterRequest(
-        adapter_id=adapter_id, drain_timeout=_duration(drain_seconds), force=force
+        adapter_id=adapter_id, drain_timeout=duration(drain_seconds), force=force
     )
 
 
@@ -128,13 +128,14 @@ def update_message(
 ) -> adapters_pb2.UpdateAdapterRequest:
     """Write a request to change how an adapter is kept."""
     return adapters_pb2.UpdateAdapterRequest(
-        adapter_id=adapter_id, pinned=pinned, ttl=_duration(ttl_seconds)
+        adapter_id=adapter_id, pinned=pinned, ttl=duration(ttl_seconds)
     )
 
 
-def _duration(seconds: float | None) -> Duration | None:
+def duration(seconds: float | None) -> Duration | None:
+    """Write a duration; None stays unset."""
     if seconds is None:
         return None
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

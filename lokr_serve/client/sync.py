@@ -1,6 +1,8 @@
 """Client: calls a server and blocks until it has answered."""
 
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 import grpc
@@ -12,6 +14,8 @@ from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options, 
 from lokr_serve.client.credentials import NO_CREDENTIALS, Credentials
 from lokr_serve.client.errors import client_errors
 from lokr_serve.client.results import Completion, GeneratedImages, Health
+from lokr_serve.client.sending import Sending, send
+from lokr_serve.client.uploads import Progress, UploadFile
 from lokr_serve.types import (
     AdapterStatus,
     Chunk,
@@ -22,6 +26,7 @@ from lokr_serve.types import (
     ImageStarted,
     LoadSpec,
     Started,
+    UploadOptions,
 )
 from lokr_serve.v1 import adapters_pb2, text_pb2
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
@@ -120,6 +125,40 @@ class Client:
     ) -> AdapterStatus:
         """Register an adapter and load it; return it when it is ready."""
         reply = self._call(self._adapters.LoadAdapter, requests.load_message(spec), timeout_seconds)
+        return replies.adapter_status(reply.adapter)
+
+    def upload_adapter(
+        self,
+        adapter_id: str,
+        path: str | Path,
+        options: UploadOptions | None = None,
+        *,
+        progress: Progress = lambda sent_bytes, num_bytes: None,
+        timeout_seconds: float | None = None,
+    ) -> AdapterStatus:
+        """Send an adapter's file to the server, and return the adapter when it is ready.
+
+        What breaks off on the way is sent from there on, as long as it gets further.
+
+        Args:
+            adapter_id: The id to register it under.
+            path: A safetensors file, or a folder with one and PEFT's adapter_config.json.
+            options: How it is to be registered; neither pinned nor replacing another, if None.
+            progress: Is told how many bytes the server has, and of how many; from any thread.
+            timeout_seconds: How long all of it may take.
+
+        Raises:
+            AdapterFileError: The file cannot be read.
+        """
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        sending = Sending(
+            file=UploadFile.of(Path(path)),
+            adapter_id=adapter_id,
+            options=options or UploadOptions(),
+            progress=progress,
+            until=monotonic() + seconds,
+        )
+        reply = send(self._adapters.UploadAdapter, sending)
         return replies.adapter_status(reply.adapter)
 
     def unload_adapter(

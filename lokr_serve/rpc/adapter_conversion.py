@@ -21,7 +21,7 @@ def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
         InvalidRequestError: A field can never be right; ``field`` is its path in the message.
     """
     if not message.source:
-        raise InvalidRequestError("source", "must name a file or folder of the adapter folder")
+        raise InvalidRequestError("source", "must name a path in the adapter folder, or a URI")
     return LoadSpec(
         adapter_id=message.adapter_id,
         source=message.source,
@@ -29,7 +29,7 @@ def load_spec(message: adapters_pb2.LoadAdapterRequest) -> LoadSpec:
         pinned=message.pinned,
         ttl_seconds=seconds(message.ttl) if message.HasField("ttl") else None,
         digest=_digest(message.digest),
-        overrides=_overrides(message),
+        overrides=adapter_overrides(message),
     )
 
 
@@ -41,17 +41,27 @@ def _digest(text: str) -> str | None:
     return digest
 
 
-def _overrides(message: adapters_pb2.LoadAdapterRequest) -> AdapterOverrides:
-    """Read the fields that are set; their names are those of AdapterOverrides."""
+def adapter_overrides(
+    message: adapters_pb2.LoadAdapterRequest | adapters_pb2.UploadHeader, prefix: str = ""
+) -> AdapterOverrides:
+    """Read the fields that are set; their names are those of AdapterOverrides.
+
+    Args:
+        message: What has the fields.
+        prefix: Of the paths of its fields in the request.
+
+    Raises:
+        InvalidRequestError: A field can never be right; ``field`` is its path in the request.
+    """
     overrides = AdapterOverrides(
         **{field.name: value for field, value in message.ListFields() if field.name in _OVERRIDES}
     )
     if overrides.scale_override is not None:
-        finite("scale_override", overrides.scale_override)
+        finite(f"{prefix}scale_override", overrides.scale_override)
     if overrides.alpha is not None:
-        finite("alpha", overrides.alpha)
+        finite(f"{prefix}alpha", overrides.alpha)
     if overrides.rank == 0:
-        raise InvalidRequestError("rank", "must be at least 1")
+        raise InvalidRequestError(f"{prefix}rank", "must be at least 1")
     return overrides
 
 

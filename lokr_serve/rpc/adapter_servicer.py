@@ -1,8 +1,7 @@
 """AdapterService: converts, and lets the registry do it."""
 
-from dataclasses import replace
-
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
@@ -60,7 +59,7 @@ class AdapterServicer(AdapterServiceServicer):
     ) -> UploadAdapterResponse:
         """Receive an adapter's file, register it, load it, and return it."""
         status = await receive_upload(request, context, self._gate.backend().registry)
-        return UploadAdapterResponse(adapter=adapter_message(status))
+        return UploadAdapterResponse(adapter=_shown(status))
 
     async def UnloadAdapter(
         self,

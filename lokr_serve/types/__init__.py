@@ -8,6 +8,7 @@ from lokr_serve.types.adapters import (
     AdapterStatus,
     LoadSpec,
     ScaleReport,
+    UploadOptions,
 )
 from lokr_serve.types.digests import sha256_digest
 from lokr_serve.types.health import EngineHealth
@@ -112,6 +113,7 @@ __all__ = [
     "TokenLogprob",
     "TokenPrompt",
     "TopLogprob",
+    "UploadOptions",
     "Usage",
     "WeightSchedule",
     "image_seeds",

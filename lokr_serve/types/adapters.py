@@ -31,13 +31,23 @@ class LoadSpec:
     """One checked request to register and load an adapter."""
 
     adapter_id: str
-    source: str  # path inside the adapter folder
+    source: str  # path inside the adapter folder, or a URI
     replace: bool = False
     pinned: bool = False
     ttl_seconds: float | None = None  # None or 0 never expires
     digest: str | None = None  # hex SHA-256 that the tensor file must have
     overrides: AdapterOverrides = AdapterOverrides()
     owner: str = ""  # the client whose adapters' bytes it counts among; empty is nobody's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOptions:
+    """How an uploaded file is to be registered."""
+
+    replace: bool = False
+    pinned: bool = False
+    ttl_seconds: float | None = None  # None or 0 never expires
+    overrides: AdapterOverrides = AdapterOverrides()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from lokr_serve.adapters.sources.room import (
     storing,
     sync_folder,
 )
-from lokr_serve.adapters.sources.stored_file import StoredFile
+from lokr_serve.adapters.sources.stored_file import StoredFile, digest_of
 
 SETTING = "adapters.fetched_bytes"
 NEW_PREFIX = "new-"
@@ -112,8 +112,13 @@ class FetchedFiles:
         """Let go of a copy."""
         self._room.release(name)
 
+    def is_spoilt(self, name: str) -> bool:
+        """Whether the tensor file of a copy that is held is not what it was; reads all of it."""
+        located = self.locate(name)
+        return digest_of(located.path) != located.digest
+
     def drop(self, name: str) -> None:
-        """Remove a copy that is not what it should be, unless others hold it too."""
+        """Remove a copy, unless others hold it."""
         self._room.remove(name)
 
 

@@ -41,7 +41,11 @@ class Sources:
         self._near_hub = NearSource(self._hub.locate, workers)
         self._uploads: Uploads | None = None
         if settings.uploads is not None:
-            self._uploads = Uploads(settings.uploads, max_bytes=settings.upload_bytes)
+            self._uploads = Uploads(
+                settings.uploads,
+                max_bytes=settings.upload_bytes,
+                max_file_bytes=settings.max_file_bytes,
+            )
         self._remote: RemoteSource | None = None
         if settings.remote:
             assert settings.fetched is not None

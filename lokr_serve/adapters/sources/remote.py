@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from weakref import WeakValueDictionary
 
+from lokr_core import AdapterError
 from lokr_serve.adapters.sources.back_off import BackOff
 from lokr_serve.adapters.sources.deadline import Deadline
 from lokr_serve.adapters.sources.driver import Driver
@@ -72,12 +73,10 @@ class RemoteSource:
         name = await self._known(uri, digest) or await self._fetch(source, uri)
         is_spoilt = False
         try:
-            located = await self._workers.submit(partial(self._fetched.locate, name))
-            try:
-                yield located
-            except DigestMismatchError:
-                is_spoilt = digest in (None, located.digest)  # else it is what the store has
-                raise
+            yield await self._workers.submit(partial(self._fetched.locate, name))
+        except (AdapterError, DigestMismatchError):
+            is_spoilt = await self._workers.submit(partial(self._fetched.is_spoilt, name))
+            raise
         finally:
             self._fetched.release(name)
             if is_spoilt:

@@ -15,7 +15,7 @@ from lokr_serve.adapters.sources.room import (
     remove_tree,
     sync_folder,
 )
-from lokr_serve.adapters.sources.stored_file import BLOCK_BYTES, StoredFile
+from lokr_serve.adapters.sources.stored_file import StoredFile, digest_of
 
 SCHEME = "upload:"
 PART_SUFFIX = ".part"
@@ -92,7 +92,7 @@ class Shelf:
     def holds(self, file: AnnouncedFile) -> bool:
         """Whether a whole upload is there, with the bytes that it should have; reads them all."""
         path = self.tensors(file.key)
-        return path is not None and _digest(path) == file.digest
+        return path is not None and digest_of(path) == file.digest
 
     def discard(self, key: str) -> None:
         """Remove a whole upload, if it is there, that does not have the bytes it should have."""
@@ -131,11 +131,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            found.update(block)
-    return found.hexdigest()

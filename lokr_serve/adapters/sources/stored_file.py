@@ -70,3 +70,12 @@ class StoredFile:
     def remove(self) -> None:
         """Remove the file, which may still be open."""
         self.path.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            found.update(block)
+    return found.hexdigest()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lokr_serve.adapters.sources.stored_file import StoredFile
 from lokr_serve.adapters.workers import Workers
 from lokr_serve.errors import (
     DigestMismatchError,
+    InvalidRequestError,
     ShuttingDownError,
     SourceError,
     UploadBusyError,
@@ -110,7 +111,8 @@ class Uploads:
     uses, as after a restart, is kept as long as there is room, so that it need not come again.
     """
 
-    def __init__(self, root: Path, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, *, max_bytes: int, max_file_bytes: int) -> None:
+        self._max_file_bytes = max_file_bytes
         self._shelf = Shelf(root)
         self._room = Room(root, max_bytes=max_bytes, setting=SETTING, is_entry=is_entry)
         self._workers = Workers(NUM_THREADS)
@@ -125,17 +127,27 @@ class Uploads:
         self._room.open()
         self._shelf.recover()
 
-    @asynccontextmanager
-    async def receive(self, file: AnnouncedFile) -> AsyncIterator[Upload]:
+    def receive(self, file: AnnouncedFile) -> AbstractAsyncContextManager[Upload]:
         """Receive a file in the block, and keep it there until the block ends.
 
         It stays if an id uses it by then, or if the block was cancelled: the client may call
         again. A file that is not whole stays as a part for the next call.
 
         Raises:
+            InvalidRequestError: It is larger than any file may be.
             UploadBusyError: Another call receives a file of this digest.
             StorageFullError: There is no room for it.
         """
+        if file.num_bytes > self._max_file_bytes:
+            raise InvalidRequestError(
+                "header.size_bytes",
+                f"{file.num_bytes} bytes are more than the server's adapters.max_file_bytes, "
+                f"{self._max_file_bytes}",
+            )
+        return self._receive(file)
+
+    @asynccontextmanager
+    async def _receive(self, file: AnnouncedFile) -> AsyncIterator[Upload]:
         if file.digest in self._receiving:
             raise UploadBusyError(file.digest)
         self._receiving.add(file.digest)

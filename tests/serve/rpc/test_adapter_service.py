@@ -223,10 +223,10 @@ def test_reading_is_allowed_on_both_listeners(shared_server: Connection) -> None
 
 
 def test_uploads_are_refused_with_the_way_that_works(shared_server: Connection) -> None:
-    """The contract has them; this server does not yet."""
+    """A server without a folder for them says which setting it lacks, before it reads a byte."""
     with pytest.raises(grpc.RpcError) as caught:
         shared_server.adapters.UploadAdapter(iter([UploadAdapterRequest(chunk=b"x")]))
     error = client_error(caught.value)
 
     assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED")
-    assert "LoadAdapter" in str(error)
+    assert "adapters.uploads" in str(error)

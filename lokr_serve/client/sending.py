@@ -1,0 +1,106 @@
+"""Sends one upload over either kind of channel, as often as it breaks off."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import monotonic, sleep
+from typing import Any
+
+import grpc
+
+from lokr_serve.client.channel import deadline
+from lokr_serve.client.errors import ClientError, client_errors, unavailable
+from lokr_serve.client.requests import request_metadata
+from lokr_serve.client.uploads import Attempts, Progress, UploadFile, offset_of
+from lokr_serve.types import UploadOptions
+from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadAdapterResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """What to send, and until when."""
+
+    file: UploadFile
+    adapter_id: str
+    options: UploadOptions
+    progress: Progress
+    until: float  # monotonic
+
+    @property
+    def timeout(self) -> float | None:
+        """What is left of the time, as grpc is told."""
+        return deadline(max(self.until - monotonic(), 0.0))
+
+    def header(self) -> UploadAdapterRequest:
+        """Return the first frame."""
+        return self.file.header(self.adapter_id, self.options)
+
+
+def send(method: Any, sending: Sending) -> UploadAdapterResponse:
+    """Send over a blocking channel; ``method`` is of a generated stub, which has no types."""
+    attempts = Attempts()
+    while True:
+        try:
+            with client_errors():
+                return _send_once(method, sending, attempts)
+        except ClientError as error:
+            sleep(attempts.wait_seconds(error))
+
+
+def _send_once(method: Any, sending: Sending, attempts: Attempts) -> UploadAdapterResponse:
+    offset: Future[int | None] = Future()
+
+    def frames() -> Iterator[UploadAdapterRequest]:
+        yield sending.header()
+        yield from sending.file.chunks(offset.result(), sending.progress)
+
+    call = method.future(frames(), timeout=sending.timeout, metadata=request_metadata())
+    try:
+        attempts.offset = offset_of(call.initial_metadata())
+        offset.set_result(attempts.offset)
+        reply: UploadAdapterResponse = call.result()
+        return reply
+    finally:
+        call.cancel()
+        offset.cancel()
+
+
+async def send_async(method: Any, sending: Sending) -> UploadAdapterResponse:
+    """Send over a channel of an event loop."""
+    attempts = Attempts()
+    while True:
+        try:
+            with client_errors():
+                return await _send_once_async(method, sending, attempts)
+        except ClientError as error:
+            await asyncio.sleep(attempts.wait_seconds(error))
+
+
+async def _send_once_async(
+    method: Any, sending: Sending, attempts: Attempts
+) -> UploadAdapterResponse:
+    call = method(timeout=sending.timeout, metadata=request_metadata())
+    try:
+        await _write_all(call, sending, attempts)
+        reply: UploadAdapterResponse = await call
+        return reply
+    finally:
+        call.cancel()
+
+
+async def _write_all(call: Any, sending: Sending, attempts: Attempts) -> None:
+    """Write the frames, or as many as the server takes before it ends the call."""
+    await call.write(sending.header())
+    attempts.offset = offset_of(await call.initial_metadata())
+    chunks = sending.file.chunks(attempts.offset, sending.progress)
+    try:
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            await call.write(chunk)
+        await call.done_writing()
+    except asyncio.InvalidStateError:  # it has ended, and its status says why
+        return
+    except (grpc.aio.AioRpcError, grpc.aio.InternalError) as error:
+        # To grpc a write to a call that has just ended is an error of its own; with that it
+        # loses the status, which another attempt will meet again.
+        raise unavailable("the server ended the call while the file was sent") from error
