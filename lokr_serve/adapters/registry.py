@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from lokr_core import Adapted
+from lokr_serve.adapters.activity import describe_activity
 from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
@@ -32,8 +33,6 @@ from lokr_serve.types import (
 )
 
 logger = logging.getLogger(__name__)
-
-MAX_ACTIVITY_IDS = 256  # in the gateways' series, where they share one label
 
 
 class AdapterRegistry:
@@ -255,11 +254,12 @@ class AdapterRegistry:
         return self._lender.lease(self._aliases.resolve_parts(adapters), mode, workload)
 
     def activity(self) -> AdapterActivity:
-        """Return which adapters are in memory, the last used first, and which are waited for."""
-        return AdapterActivity(
-            max_adapters=self._residency.capacity or len(self._catalogue),
-            resident=self._residency.recent(MAX_ACTIVITY_IDS),
-            waiting=self._catalogue.waiting[:MAX_ACTIVITY_IDS],
+        """Return what requests name that is in memory, and which adapters are waited for."""
+        return describe_activity(
+            residency=self._residency,
+            catalogue=self._catalogue,
+            aliases=self._aliases,
+            mixes=self._lender.mixes,
         )
 
     async def close(self) -> None:
