@@ -135,7 +135,7 @@ class AdapterRegistry:
         Raises:
             NotServedError: They cannot.
         """
-        assert self._sources.uploads
+        self._sources.uploads()
 
     def receive(self, spec: LoadSpec, file: AnnouncedFile) -> AbstractAsyncContextManager[Upload]:
         """Receive a file in the block, at whose end, and not later, ``spec`` is to be loaded.
@@ -154,7 +154,7 @@ class AdapterRegistry:
         require_adapter_id("header.adapter_id", spec.adapter_id)
         require_seconds("header.ttl", spec.ttl_seconds)
         self._catalogue.find(spec.adapter_id)
-        receiving = self._sources.uploads.receive(file)
+        receiving = self._sources.uploads().receive(file)
         self._loader.require_size(LoadRequest.of(spec), file.num_bytes)
         return receiving
 

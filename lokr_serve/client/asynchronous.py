@@ -161,6 +161,7 @@ class AsyncClient:
             adapter_id=adapter_id,
             options=options or UploadOptions(),
             progress=progress,
+            metadata=self._metadata(requests.request_metadata()),
             until=monotonic() + seconds,
         )
         reply = await send_async(self._adapters.UploadAdapter, sending)

@@ -11,7 +11,7 @@ import grpc
 
 from lokr_serve.client.channel import deadline
 from lokr_serve.client.errors import ClientError, client_errors, unavailable
-from lokr_serve.client.requests import request_metadata
+from lokr_serve.client.requests import Metadata
 from lokr_serve.client.uploads import Attempts, Progress, UploadFile, offset_of
 from lokr_serve.types import UploadOptions
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadAdapterResponse
@@ -25,6 +25,7 @@ class Sending:
     adapter_id: str
     options: UploadOptions
     progress: Progress
+    metadata: Metadata
     until: float  # monotonic
 
     @property
@@ -55,7 +56,7 @@ def _send_once(method: Any, sending: Sending, attempts: Attempts) -> UploadAdapt
         yield sending.header()
         yield from sending.file.chunks(offset.result(), sending.progress)
 
-    call = method.future(frames(), timeout=sending.timeout, metadata=request_metadata())
+    call = method.future(frames(), timeout=sending.timeout, metadata=sending.metadata)
     try:
         attempts.offset = offset_of(call.initial_metadata())
         offset.set_result(attempts.offset)
@@ -80,7 +81,7 @@ async def send_async(method: Any, sending: Sending) -> UploadAdapterResponse:
 async def _send_once_async(
     method: Any, sending: Sending, attempts: Attempts
 ) -> UploadAdapterResponse:
-    call = method(timeout=sending.timeout, metadata=request_metadata())
+    call = method(timeout=sending.timeout, metadata=sending.metadata)
     try:
         await _write_all(call, sending, attempts)
         reply: UploadAdapterResponse = await call

@@ -156,6 +156,7 @@ class Client:
             adapter_id=adapter_id,
             options=options or UploadOptions(),
             progress=progress,
+            metadata=self._metadata(requests.request_metadata()),
             until=monotonic() + seconds,
         )
         reply = send(self._adapters.UploadAdapter, sending)

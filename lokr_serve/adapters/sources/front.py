@@ -53,9 +53,8 @@ class Sources:
                 settings.fetched, settings=settings, workers=workers, metrics=metrics
             )
 
-    @property
     def uploads(self) -> Uploads:
-        """What receives uploads.
+        """Return what receives uploads.
 
         Raises:
             NotServedError: The server takes none.
