@@ -1,0 +1,1 @@
+"""Real gateways before real replicas, with the configurations of ``deploy/gateway``."""
