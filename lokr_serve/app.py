@@ -12,11 +12,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from lokr_serve.adapters import ManifestFile
 from lokr_serve.backends import Base, build_backend, load_base
 from lokr_serve.config import ServerSettings, Settings
 from lokr_serve.errors import EngineStoppedError
@@ -78,7 +80,8 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set, and then for as long as gateways need to look elsewhere.
 
-    The listeners are open, and say that they do not serve yet, while the model is loaded. Once it
+    The listeners are open, and say that they do not serve yet, while the model is loaded, and
+    while the adapters are that the manifest declares, though calls are served by then. Once it
     has stopped, or failed, the server takes itself down within a bounded time, or the process is
     ended with code 1 and a trace of every thread.
 
@@ -88,6 +91,7 @@ async def serve(
     if settings.model.num_threads is not None:
         # Of this thread, which the engine is built on, and of every thread that comes later.
         torch.set_num_threads(settings.model.num_threads)
+    manifest = await _read_manifest(settings.adapters.manifest)
     gate = Gate()
     metrics = Metrics(version=_version(), max_adapter_series=settings.server.max_adapter_series)
     async with AsyncExitStack() as stack:
@@ -107,12 +111,34 @@ async def serve(
             base = await _unless_stopped(_in_thread(lambda: load_base(settings)), stop)
             if base is not None:
                 backend = await _start_backend(base, settings, metrics, stack)
-                gate.open(backend)
-                on_ready(addresses)
                 watch = partial(_watch, backend.engine, _stuck_step_seconds(backend, settings))
-                await _unless_stopped(asyncio.create_task(watch()), stop)
-                if settings.server.lame_duck_seconds:
-                    await _leave(gate, watch, settings.server)
+                async with _opening(gate, backend, manifest, partial(on_ready, addresses)):
+                    await _unless_stopped(asyncio.create_task(watch()), stop)
+                    if gate.is_ready and settings.server.lame_duck_seconds:
+                        await _leave(gate, watch, settings.server)
+
+
+async def _read_manifest(path: Path | None) -> ManifestFile | None:
+    return None if path is None else await asyncio.to_thread(ManifestFile, path)
+
+
+@asynccontextmanager
+async def _opening(
+    gate: Gate, backend: Backend, manifest: ManifestFile | None, on_ready: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Serve calls during the block, and be ready once all declared adapters have been loaded."""
+
+    def open_gate() -> None:
+        gate.open(backend)
+        on_ready()
+
+    if manifest is None:
+        open_gate()
+        yield
+        return
+    gate.admit(backend)
+    async with backend.registry.held_to(manifest, open_gate):
+        yield
 
 
 def _version() -> str:

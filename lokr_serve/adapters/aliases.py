@@ -80,6 +80,7 @@ def next_targets(
     targets: dict[str, str] = {}
     for alias, adapter_id in wanted.items():
         before = current.get(alias, alias)
-        targets[alias] = adapter_id if loaded[adapter_id] or before not in loaded else before
+        is_due = loaded.get(adapter_id) or before not in loaded
+        targets[alias] = adapter_id if is_due else before
     in_use = set(targets.values())  # also those that stand for themselves still
     return {alias: target for alias, target in targets.items() if alias not in in_use}

@@ -96,6 +96,11 @@ class Record:
         """Whether the id stays registered when its time to live has passed."""
         return self.is_declared or self.folder_request is not None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the id has been loaded, be it in memory still or not."""
+        return bool(self.known.version)
+
     @contextmanager
     def draining(self) -> Iterator[None]:
         """Refuse requests while the block waits for those that run; then the id serves again."""

@@ -2,28 +2,31 @@
 
 import builtins
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from lokr_core import Adapted
 from lokr_serve.adapters.activity import describe_activity
+from lokr_serve.adapters.administration import AdapterAdministration
 from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
+from lokr_serve.adapters.declared import DeclaredAdapters
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import Lease, require_adapter_id, require_seconds
 from lokr_serve.adapters.lending import AdapterLender
 from lokr_serve.adapters.loader import AdapterLoader
+from lokr_serve.adapters.manifest_file import ManifestFile
 from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
+from lokr_serve.adapters.reconciler import Reconciler
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.residency import LeaveReason, Residency
+from lokr_serve.adapters.residency import Residency
 from lokr_serve.adapters.sources import AnnouncedFile, Sources, Upload
 from lokr_serve.adapters.store import AdapterStore
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterExistsError
-from lokr_serve.metrics import AdapterActivity, Metrics
+from lokr_serve.metrics import AdapterActivity, ManifestMetrics, Metrics
 from lokr_serve.types import (
     AdapterOverrides,
     AdapterStatus,
@@ -43,6 +46,8 @@ class AdapterRegistry:
     """
 
     def __init__(self, *, adapted: Adapted, settings: AdapterSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
         self._store = AdapterStore(settings.directory)
         self._workers = Workers(settings.max_loads)
         self._sources = Sources(settings=settings, workers=self._workers, metrics=metrics)
@@ -61,6 +66,12 @@ class AdapterRegistry:
         )
         self._catalogue = Catalogue(
             loader=self._loader, residency=self._residency, leases=self._leases, settings=settings
+        )
+        self._administration = AdapterAdministration(
+            catalogue=self._catalogue,
+            residency=self._residency,
+            leases=self._leases,
+            aliases=self._aliases,
         )
         self._lender = AdapterLender(
             catalogue=self._catalogue,
@@ -91,43 +102,22 @@ class AdapterRegistry:
         logger.info("%d adapters are registered", len(self._catalogue))
 
     async def load(self, spec: LoadSpec) -> AdapterStatus:
-        """Register an adapter and make it ready; a failure leaves everything as it was.
-
-        To load the content that an id has already changes nothing, except that a pin is added
-        and a time to live set if the request has them.
-
-        Raises:
-            InvalidRequestError: The id or the time to live is malformed.
-            SourceError, DigestMismatchError, AdapterError: It cannot be read or does not fit.
-            AdapterExistsError: The id has other content, and ``replace`` is not set.
-            AdapterDrainingError: The id is being unloaded.
-            AdapterBudgetError: There is no room, or not for a pin.
-            DeviceMemoryError: The device has no memory left.
-            AdapterLoadCrashedError: The load met a bug of ours.
-        """
-        require_adapter_id("adapter_id", spec.adapter_id)
-        require_seconds("ttl", spec.ttl_seconds)
-        self._catalogue.find(spec.adapter_id)
-        request = LoadRequest(
-            adapter_id=spec.adapter_id,
-            source=spec.source,
-            overrides=spec.overrides,
-            digest=spec.digest,
-        )
-        adapter = await self._catalogue.read(request)
-        record = self._catalogue.find(spec.adapter_id)
-        resident = self._residency.get(spec.adapter_id)
-        if record is not None and not spec.replace:
-            version, is_resident = adapter.ref.version, resident is not None
-            if not record.has_content(request, version, is_resident=is_resident):
-                raise AdapterExistsError(spec.adapter_id)
-            request = record.request
-        pinned = spec.pinned or (resident is not None and resident.is_pinned)
-        record = self._catalogue.publish(request, adapter, pinned=pinned)
-        if spec.ttl_seconds is not None:
-            self._catalogue.set_ttl(record, spec.ttl_seconds)
-        logger.info("adapter %r is loaded, version %s", spec.adapter_id, adapter.ref.version)
+        """Register an adapter and make it ready, as :meth:`AdapterAdministration.load` does."""
+        await self._administration.load(spec)
         return self.get(spec.adapter_id)
+
+    async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
+        """Drain an adapter and free it, as :meth:`AdapterAdministration.unload` does."""
+        return await self._administration.unload(
+            adapter_id, drain_seconds=drain_seconds, force=force
+        )
+
+    async def update(
+        self, adapter_id: str, *, pinned: bool | None, ttl_seconds: float | None
+    ) -> AdapterStatus:
+        """Change how an adapter is kept, as :meth:`AdapterAdministration.update` does."""
+        await self._administration.update(adapter_id, pinned=pinned, ttl_seconds=ttl_seconds)
+        return self.get(adapter_id)
 
     def require_uploads(self) -> None:
         """Check that files can be uploaded.
@@ -147,47 +137,17 @@ class AdapterRegistry:
         Raises:
             NotServedError: Files cannot be uploaded.
             InvalidRequestError: The id or the time to live is malformed, or the file is too large.
+            AdapterDeclaredError: The manifest has the id.
             AdapterDrainingError: The id is being unloaded.
             AdapterBudgetError: The file could never be loaded.
             UploadBusyError, StorageFullError: It cannot be taken now.
         """
         require_adapter_id("header.adapter_id", spec.adapter_id)
         require_seconds("header.ttl", spec.ttl_seconds)
-        self._catalogue.find(spec.adapter_id)
+        self._administration.require_free(spec.adapter_id)
         receiving = self._sources.uploads().receive(file)
         self._loader.require_size(LoadRequest.of(spec), file.num_bytes)
         return receiving
-
-    async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
-        """Take an id out of service, wait for its requests, and free it; files are not touched.
-
-        Should the wait fail or be cancelled, the id serves again.
-
-        Args:
-            adapter_id: The id.
-            drain_seconds: How long its requests may take to end by themselves.
-            force: End them then, by the ``ended`` of their leases.
-
-        Returns:
-            The bytes of the version that was in memory.
-
-        Raises:
-            InvalidRequestError: The id or the time is malformed.
-            AdapterNotFoundError: The id is not registered.
-            AdapterDrainingError: It is being unloaded already.
-            AdapterBusyError: It still has requests, and they are not to be ended by force.
-        """
-        require_adapter_id("adapter_id", adapter_id)
-        require_seconds("drain_timeout", drain_seconds)
-        record = self._catalogue.get(adapter_id)
-        record.is_draining = True
-        try:
-            await self._leases.drain(adapter_id, drain_seconds=drain_seconds, force=force)
-        finally:
-            record.is_draining = False
-        freed_bytes = self._catalogue.remove(adapter_id, LeaveReason.UNLOAD)
-        logger.info("adapter %r is unloaded, %d bytes freed", adapter_id, freed_bytes)
-        return freed_bytes
 
     def get(self, adapter_id: str) -> AdapterStatus:
         """Return what is known of an id, which may be given by an alias.
@@ -208,27 +168,33 @@ class AdapterRegistry:
         aliases = self._aliases.names_of(adapter_id)
         return self._catalogue.describe(adapter_id, aliases=aliases)
 
-    async def update(
-        self, adapter_id: str, *, pinned: bool | None, ttl_seconds: float | None
-    ) -> AdapterStatus:
-        """Change what is not None; a pin loads the adapter, a time to live of 0 never ends.
+    @asynccontextmanager
+    async def held_to(
+        self, file: ManifestFile, on_complete: Callable[[], None]
+    ) -> AsyncIterator[None]:
+        """Hold the adapters to a manifest while the block runs.
 
-        Raises:
-            InvalidRequestError: The id or the time to live is malformed.
-            AdapterNotFoundError, AdapterDrainingError: The id takes no requests.
-            AdapterLoadFailedError, AdapterLoadCrashedError: It is to be pinned and cannot be
-                loaded.
-            AdapterBudgetError: It is to be pinned and there is no room.
+        Args:
+            file: The manifest; what it declares is registered when the block starts.
+            on_complete: Is called once every declared adapter has been loaded.
         """
-        require_adapter_id("adapter_id", adapter_id)
-        require_seconds("ttl", ttl_seconds)
-        record = self._catalogue.get(adapter_id)
-        if pinned is not None:
-            await self._catalogue.pin(adapter_id, pinned=pinned)
-            record = self._catalogue.get(adapter_id)
-        if ttl_seconds is not None:
-            self._catalogue.set_ttl(record, ttl_seconds)
-        return self.get(adapter_id)
+        declared = DeclaredAdapters(
+            catalogue=self._catalogue,
+            residency=self._residency,
+            leases=self._leases,
+            aliases=self._aliases,
+        )
+        reconciler = Reconciler(
+            file=file,
+            declared=declared,
+            settings=self._settings,
+            metrics=ManifestMetrics(self._metrics.registry),
+        )
+        reconciler.start(on_complete)
+        try:
+            yield
+        finally:
+            await reconciler.stop()
 
     def ids_of(self, adapters: Sequence[AdapterWeight]) -> tuple[str, ...]:
         """Return the ids of a mix's adapters, which may be named by aliases; nothing is loaded.

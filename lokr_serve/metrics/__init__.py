@@ -4,5 +4,6 @@ from lokr_serve.metrics.activity import AdapterActivity
 from lokr_serve.metrics.busiest import OTHER, BusiestCounter
 from lokr_serve.metrics.definitions import Metrics
 from lokr_serve.metrics.exposition import Exposition
+from lokr_serve.metrics.manifest import ManifestMetrics
 
-__all__ = ["OTHER", "AdapterActivity", "BusiestCounter", "Exposition", "Metrics"]
+__all__ = ["OTHER", "AdapterActivity", "BusiestCounter", "Exposition", "ManifestMetrics", "Metrics"]

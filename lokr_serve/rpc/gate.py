@@ -11,6 +11,7 @@ class ServingState(Enum):
     """Where the server is in its life; each value says it to a caller who came at a bad time."""
 
     LOADING = "the base model is being loaded"
+    PREPARING = "the declared adapters are being loaded"
     SERVING = "the server is ready"
     LEAVING = "the server is about to shut down"
     DRAINING = "the server is shutting down"
@@ -20,8 +21,9 @@ class ServingState(Enum):
 class Gate:
     """Opens once the backend is there and closes when the server drains or fails.
 
-    Before it closes it may say for a while that it is about to: then it is no longer ready, so
-    that nobody sends it new calls, and still serves those that come.
+    Before it opens it may be ajar while adapters are loaded, and before it closes it may say that
+    it is about to: then the server is not ready, so that nobody sends it new calls, and serves
+    those that come all the same.
 
     It is the one place that calls, health checks and probes ask. It lives on the event loop.
     """
@@ -51,6 +53,11 @@ class Gate:
     def is_closed(self) -> bool:
         """Whether the server serves no more, for good."""
         return self._state in (ServingState.DRAINING, ServingState.FAILED)
+
+    def admit(self, backend: Backend) -> None:
+        """Serve the calls that come from ``backend``, and ask for none yet."""
+        self._backend = backend
+        self._enter(ServingState.PREPARING)
 
     def open(self, backend: Backend) -> None:
         """Serve from ``backend`` from now on."""

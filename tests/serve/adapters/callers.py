@@ -1,13 +1,11 @@
 """What the tests of the registry do and ask, as its callers would."""
 
-import asyncio
-from collections.abc import Callable
-
 from lokr_core import Adapted, AdapterMix, AdapterNotAddedError, AdapterRef, Apply
 from lokr_serve.adapters import AdapterRegistry
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterWeight, ApplyMode, LoadSpec
 from tests.serve.adapters.conftest import MakeRegistry, Store
+from tests.serve.adapters.waiting import until as until
 
 
 def part(adapter_id: str, weight: float = 1.0, **module_weights: float) -> AdapterWeight:
@@ -66,10 +64,3 @@ def evictions(metrics: Metrics, reason: str) -> float:
 def num_merges(metrics: Metrics) -> float | None:
     """Return how many mixes were merged."""
     return metrics.registry.get_sample_value("lokr_serve_merges_total")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what happens in a thread or a timer, of which nothing else tells."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

@@ -37,6 +37,7 @@ def test_flags_win_over_the_environment_and_the_file(
         ("--dtype", "float16", "model", "dtype", "float16"),
         ("--threads", "3", "model", "num_threads", 3),
         ("--adapter-dir", "d", "adapters", "directory", "d"),
+        ("--manifest", "m.yaml", "adapters", "manifest", "m.yaml"),
         ("--device-bytes", "1", "adapters", "device_bytes", 1),
         ("--host-bytes", "2", "adapters", "host_bytes", 2),
         ("--merge-cache-bytes", "3", "adapters", "merge_cache_bytes", 3),
