@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.installed-cluster
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench oracle parity soak fuzz lint protos format clean
+.PHONY: demo test check bench oracle parity soak fuzz lint protos format image clean
 
 # Or it advises to install what nothing here needs.
 demo: export TRANSFORMERS_VERBOSITY := error
@@ -59,6 +59,9 @@ format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
+
+image:  ## The container image; TORCH=cu130 for NVIDIA GPUs, see docs/kubernetes.md.
+	deploy/image/build
 
 clean:
 	rm -rf $(VENV) demo-data bench-results

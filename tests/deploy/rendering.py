@@ -29,10 +29,9 @@ def render(resource: str, components: tuple[str, ...] = ()) -> list[Manifest]:
     return list(yaml.load_all(_rendered(resource, components), Loader=LOADER))
 
 
-def render_alone(overlay: str) -> list[Manifest]:
-    """Return the objects of an overlay as it is."""
-    text = succeed("kubectl", "kustomize", KUSTOMIZE / "overlays" / overlay)
-    return list(yaml.load_all(text, Loader=LOADER))
+def render_folder(folder: Path) -> list[Manifest]:
+    """Return the objects of a kustomization as it is."""
+    return list(yaml.load_all(succeed("kubectl", "kustomize", folder), Loader=LOADER))
 
 
 @cache

@@ -9,6 +9,7 @@ import yaml
 from lokr_serve.app import TAKE_DOWN_SECONDS
 from lokr_serve.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from lokr_serve.v1 import adapters_pb2, images_pb2, text_pb2
+from tests.deploy.names import served_names
 from tests.deploy.rendering import (
     COMPONENTS,
     OVERLAYS,
@@ -226,9 +227,9 @@ def test_the_picker_reads_metrics_that_there_are() -> None:
     labels = pick(objects, "Deployment", "lokr-serve")["spec"]["template"]["metadata"]["labels"]
 
     assert labels["llm-d.ai/engine-type"] == engine["name"]
-    assert engine["queuedRequestsSpec"] == "lokr_serve_requests_waiting"
-    assert engine["runningRequestsSpec"] == "lokr_serve_requests_running"
-    assert engine["loraSpec"] == "lokr_serve_lora_requests_info"
+    specifications = {key: value for key, value in engine.items() if key.endswith("Spec")}
+    assert len(specifications) == 5
+    assert set(specifications.values()) <= served_names()
     assert plugins["metrics-data-source"] == {"port": 9090}
     used = {each["pluginRef"] for each in config["schedulingProfiles"][0]["plugins"]}
     assert used <= set(plugins)

@@ -1,20 +1,23 @@
 """Every overlay with every component renders to what Kubernetes and the definitions know."""
 
 import copy
+import os
 from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 from kubernetes_validate.utils import ValidationError
 
 from tests.deploy.rendering import (
     COMPONENTS,
+    KUSTOMIZE,
     OVERLAYS,
     Manifest,
     container_of,
     pick,
     render,
-    render_alone,
+    render_folder,
 )
 from tests.deploy.schemas import (
     SCHEMALESS,
@@ -128,7 +131,7 @@ def test_the_scaled_object_asks_for_what_there_is() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_renders_as_it_is(overlay: str) -> None:
     """``kubectl apply -k`` takes the folder itself, with its namespace."""
-    objects = render_alone(overlay)
+    objects = render_folder(KUSTOMIZE / "overlays" / overlay)
 
     spaces = {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"}
     assert spaces == {"lokr-serve"}
@@ -147,6 +150,23 @@ def test_a_changed_setting_restarts_replicas_and_a_changed_manifest_does_not(
 
     assert names["declared"] == "lokr-serve-adapters"
     assert names["settings"].startswith("lokr-serve-settings-")
+
+
+def test_a_manifest_of_ones_own_takes_the_place_of_the_empty_one(tmp_path: Path) -> None:
+    """It is what an overlay of one's own brings first; its name has to stay what it is."""
+    (tmp_path / "adapters.yaml").write_text("adapters: [{id: poet}]")
+    kustomization = {
+        "namespace": "lokr-serve",
+        "resources": [os.path.relpath(KUSTOMIZE / "overlays" / "gpu", tmp_path)],
+        "configMapGenerator": [
+            {"name": "lokr-serve-adapters", "behavior": "merge", "files": ["adapters.yaml"]}
+        ],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    declared = pick(render_folder(tmp_path), "ConfigMap", "lokr-serve-adapters")
+
+    assert declared["metadata"]["name"] == "lokr-serve-adapters"
+    assert declared["data"] == {"adapters.yaml": "adapters: [{id: poet}]"}
 
 
 def _first_of(kind: str, objects: list[Manifest]) -> Manifest:
