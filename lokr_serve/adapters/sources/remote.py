@@ -68,15 +68,21 @@ class RemoteSource:
         """Yield a copy of a URI's files, as they are in its store now; see :class:`Source`.
 
         A copy with the digest that was asked for is what it must be, and the store is not asked.
+        One with another digest is not kept: it may have changed on its way here.
         """
         uri = self._allowed.require(source)
         name = await self._known(uri, digest) or await self._fetch(source, uri)
         is_spoilt = False
         try:
-            yield await self._workers.submit(partial(self._fetched.locate, name))
-        except (AdapterError, DigestMismatchError):
-            is_spoilt = await self._workers.submit(partial(self._fetched.is_spoilt, name))
-            raise
+            located = await self._workers.submit(partial(self._fetched.locate, name))
+            if digest not in (None, located.digest):
+                is_spoilt = True
+                raise DigestMismatchError(source, expected=str(digest), found=str(located.digest))
+            try:
+                yield located
+            except (AdapterError, DigestMismatchError):
+                is_spoilt = await self._workers.submit(partial(self._fetched.is_spoilt, name))
+                raise
         finally:
             self._fetched.release(name)
             if is_spoilt:
