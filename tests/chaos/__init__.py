@@ -1,0 +1,1 @@
+"""Chaos: a real server under everything at once, killed and started anew, and what must hold."""

@@ -1,0 +1,48 @@
+"""Recovery: once the store and the disk are well again, everything must work again."""
+
+import time
+
+from lokr_serve.types import SamplingParams
+from tests.chaos.actors.asking import ask_once
+from tests.chaos.actors.fetching import load_far
+from tests.chaos.actors.uploading import send_whole
+from tests.chaos.cast import FAR, SENT
+from tests.chaos.place import CACHE_TOKENS, PAGE_TOKENS
+from tests.chaos.round import Round
+from tests.oracle.traffic import PlannedRequest
+
+RECOVERY_SECONDS = 15.0  # sources are tried again after at most a second
+AGAIN_SECONDS = 0.2
+
+
+async def recover(round_: Round) -> None:
+    """Fetch, upload, and fill the whole key-value cache, which nobody else may hold any more."""
+    content = round_.draws.choice(list(round_.scene.place.contents.values()))
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while not await load_far(round_, FAR[0], content, is_pinned=round_.draws.random() < 0.5):
+        if time.monotonic() > deadline:
+            round_.scene.ledger.violate("no recovery", "the store is well, and nothing is fetched")
+            break
+        await round_.pause(AGAIN_SECONDS)
+    if not await send_whole(round_, SENT[0], content):
+        round_.scene.ledger.violate("no recovery", "the disk is well, and takes no upload")
+    if not (await ask_once(round_, _filling(round_), operation="fill the cache")).is_ok:
+        round_.scene.ledger.violate("no recovery", "the whole cache cannot be used")
+
+
+def _filling(round_: Round) -> PlannedRequest:
+    """Return a request that takes the whole key-value cache."""
+    num_tokens = CACHE_TOKENS - PAGE_TOKENS - 1
+    planned = round_.scene.next_request()
+    return PlannedRequest(
+        number=planned.number,
+        parts=(),
+        mode=planned.mode,
+        prompt_ids=tuple(round_.draws.choices(range(4, 300), k=num_tokens)),
+        sampling=SamplingParams(max_tokens=1, temperature=0.0),
+        seed=planned.seed,
+        salt="",
+        gap_seconds=0.0,
+        cancel_tokens=None,
+        cancel_seconds=None,
+    )
