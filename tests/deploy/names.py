@@ -3,7 +3,7 @@
 import re
 from functools import cache
 
-from lokr_serve.metrics import AdapterActivity, Metrics
+from lokr_serve.metrics import AdapterActivity, ManifestMetrics, Metrics
 
 # A name that is followed by no parenthesis is a metric or, in a list after by, a label.
 _LABELS = re.compile(r"\b(by|without|on|ignoring)\s*\([^)]*\)")
@@ -24,6 +24,7 @@ def served_names() -> frozenset[str]:
     metrics = Metrics(version="test")
     metrics.describe_cache(page_tokens=1, num_pages=1)
     metrics.watch_activity(lambda: AdapterActivity(max_adapters=0, resident=(), waiting=()))
+    ManifestMetrics(metrics.registry)
     names: set[str] = set()
     for family in metrics.registry.collect():
         match family.type:

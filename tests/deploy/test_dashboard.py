@@ -123,7 +123,12 @@ def test_every_panel_shows_what_a_running_server_does(
 
 
 def _serving(stack: ExitStack, model: Path, adapters: Path | None) -> Connection:
-    server = stack.enter_context(running_server(tiny_settings(model, adapters)))
+    manifest = None
+    if adapters is not None:
+        manifest = adapters.parent / "manifest.yaml"
+        manifest.write_text("adapters: [{id: declared, source: poet}]")
+    settings = tiny_settings(model, adapters, adapters={"manifest": manifest})
+    server = stack.enter_context(running_server(settings))
     return stack.enter_context(connected(server.ready.result()))
 
 

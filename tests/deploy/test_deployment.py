@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lokr_serve.adapters.manifest import read_manifest
 from lokr_serve.app import TAKE_DOWN_SECONDS
 from lokr_serve.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from lokr_serve.v1 import adapters_pb2, images_pb2, text_pb2
@@ -139,7 +140,7 @@ def test_the_manifest_is_mounted_as_a_folder(tmp_path: Path) -> None:
     assert "subPath" not in mount
     assert manifest is not None
     assert str(manifest.parent) == mount["mountPath"]
-    assert yaml.safe_load(declared[manifest.name]) == {"adapters": []}
+    assert read_manifest(declared[manifest.name].encode()).adapters == {}
 
 
 def test_only_the_inference_port_is_for_gateways() -> None:
@@ -165,7 +166,11 @@ def test_each_port_is_open_to_its_own_callers() -> None:
     callers = {rule["ports"][0]["port"]: rule["from"] for rule in policy["ingress"]}
 
     inference = {"matchLabels": {"lokr-serve/access": "inference"}}
-    assert callers["inference"] == [{"namespaceSelector": inference}, {"podSelector": inference}]
+    both = {"key": "lokr-serve/access", "operator": "In", "values": ["inference", "admin"]}
+    assert callers["inference"] == [
+        {"namespaceSelector": inference},
+        {"podSelector": {"matchExpressions": [both]}},
+    ]
     assert callers["admin"] == [{"podSelector": {"matchLabels": {"lokr-serve/access": "admin"}}}]
     assert callers["metrics"][1:] == [{"namespaceSelector": inference}]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
