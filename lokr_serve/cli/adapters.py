@@ -1,5 +1,6 @@
 """``lokr-serve adapters``."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,25 @@ from lokr_serve.cli.command import ADMIN_SERVER, JsonFlag, ServerFlag, TimeoutFl
 from lokr_serve.cli.connecting import ClientCommand
 from lokr_serve.cli.output import byte_progress, print_adapter, print_json, print_table, progress
 from lokr_serve.client import Client
-from lokr_serve.types import AdapterOverrides, LoadSpec, UploadOptions
+from lokr_serve.types import AdapterOverrides, AdapterStatus, LoadSpec, UploadOptions
 
 AdapterId = Annotated[str, Argument(metavar="ID", help="The adapter.")]
 Ttl = Annotated[
     float | None, Option(metavar="SECONDS", help="Time to live after its last use; 0 is for ever.")
 ]
+
+_COLUMNS = (
+    "ID",
+    "STATE",
+    "VERSION",
+    "ALGORITHMS",
+    "DEVICE BYTES",
+    "IN FLIGHT",
+    "PINNED",
+    "TTL SECONDS",
+    "DECLARED",
+    "ALIASES",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +142,22 @@ class List(_AdapterCommand):
         if self.as_json:
             print_json([asdict(adapter) for adapter in adapters])
             return
-        print_table(
-            ("ID", "STATE", "VERSION", "ALGORITHMS", "DEVICE BYTES", "IN FLIGHT", "PINNED"),
-            [
-                (
-                    a.adapter_id,
-                    a.state,
-                    a.version,
-                    a.algorithms,
-                    a.device_bytes,
-                    a.in_flight,
-                    a.pinned,
-                )
-                for a in adapters
-            ],
-        )
+        print_table(_COLUMNS, [_row(adapter) for adapter in adapters])
+
+
+def _row(adapter: AdapterStatus) -> Sequence[object]:
+    return (
+        adapter.adapter_id,
+        adapter.state,
+        adapter.version,
+        adapter.algorithms,
+        adapter.device_bytes,
+        adapter.in_flight,
+        adapter.pinned,
+        adapter.ttl_seconds or None,
+        adapter.is_declared,
+        adapter.aliases,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
