@@ -47,6 +47,8 @@ class Replica:
         assert self._process is None
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["LOKR_SERVE__TEXT__CACHE_TOKENS"] = str(CACHE_TOKENS)
+        uploads = self.place.logs / f"{self.host}-uploads"
+        environment["LOKR_SERVE__ADAPTERS__UPLOADS"] = str(uploads)
         with (self.place.logs / f"{self.host}.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lokr_serve", "serve", *self._flags(), *self.flags],

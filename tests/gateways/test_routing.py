@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +17,20 @@ from lokr_serve.client import (
     NotFoundError,
     UnavailableError,
 )
-from lokr_serve.types import Chunk, GenerationRequest, LoadSpec, TextPrompt, TokenPrompt
+from lokr_serve.types import (
+    AdapterState,
+    Chunk,
+    GenerationRequest,
+    LoadSpec,
+    TextPrompt,
+    TokenPrompt,
+)
 from tests.gateways.affinity import placement
 from tests.gateways.load import request
 from tests.gateways.programs import Gateway, Kind
-from tests.gateways.replicas import Fleet
+from tests.gateways.replicas import Fleet, Replica
 from tests.gateways.stage import ADAPTER_IDS, Stage
+from tests.tiny import peft_lora, tiny_llama
 
 pytestmark = pytest.mark.xdist_group("gateways")  # replicas are costly: one worker has them
 
@@ -183,6 +192,34 @@ def test_a_large_request_passes_whole(gateway: Gateway) -> None:
         client.generate_once(GenerationRequest(prompt=prompt))
 
     assert refused.value.field == "text"
+
+
+@pytest.fixture(scope="module")
+def large_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of more than 32 MiB for the tiny model: its rank is high beyond reason."""
+    folder = peft_lora(tiny_llama, tmp_path_factory.mktemp("large") / "adapter", r=6000)
+    assert (folder / "adapter_model.safetensors").stat().st_size > 32 * MIB
+    return folder
+
+
+def test_a_large_upload_passes_whole(gateway: Gateway, fleet: Fleet, large_adapter: Path) -> None:
+    """Adapters come as one call, far beyond the sizes that gateways take by default."""
+    adapter_id = f"large-through-{gateway.kind.value}"
+    with Client(gateway.admin_address, timeout_seconds=60) as client:
+        status = client.upload_adapter(adapter_id, large_adapter)
+
+    assert status.state is AdapterState.READY
+    assert status.device_bytes > 32 * MIB
+    assert sum(_unload(replica, adapter_id) for replica in fleet.replicas) == 1
+
+
+def _unload(replica: Replica, adapter_id: str) -> bool:
+    """Unload an adapter where it is, and tell whether it was there."""
+    with Client(replica.admin_address, timeout_seconds=30) as admin:
+        is_there = any(status.adapter_id == adapter_id for status in admin.list_adapters())
+        if is_there:
+            admin.unload_adapter(adapter_id)
+        return is_there
 
 
 def test_no_replica_left_is_unavailable(gateway: Gateway, stage: Stage) -> None:
