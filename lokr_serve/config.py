@@ -132,12 +132,6 @@ class AdapterSettings(_Section):
         """Part at its commas what the environment, which has no lists, gives."""
         return tuple(value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("remote", mode="before")
-    @classmethod
-    def _is_list(cls, value: object) -> object:
-        """Part at its commas what the environment, which has no lists, gives."""
-        return tuple(value.split(",")) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _has_room_for_remote(self) -> Self:
         if self.remote and self.fetched is None:
