@@ -41,7 +41,7 @@ async def audit_scope(call: Call) -> AsyncIterator[None]:
             "method": f"{call.service}/{call.method}",
             "caller": caller_variable.get().name,
             "peer": call.context.peer(),
-            "adapter_id": audited_id.get()[:MAX_TEXT],
+            "adapter_id": _clean(audited_id.get()),
             "code": code.name,
             "reason": reason,
         }
@@ -83,7 +83,7 @@ class FailureLog:
         if known is not None:
             known.count += 1
             return
-        failures = _Failures(method=call.path[:MAX_TEXT], problem=problem)
+        failures = _Failures(method=_clean(call.path), problem=problem)
         self._by_host[host] = failures
         _write(host, failures, 1)
         asyncio.get_running_loop().call_later(FAILURE_SECONDS, self._end_interval, host)
@@ -103,6 +103,11 @@ def _write(host: str, failures: _Failures, count: int) -> None:
         "count": count,
     }
     audit_logger.warning("no valid credentials", extra={"fields": fields})
+
+
+def _clean(text: str) -> str:
+    """Return what a caller has made up as a short text of one line."""
+    return text[:MAX_TEXT] if text.isprintable() else ascii(text[:MAX_TEXT])
 
 
 def _host(peer: str) -> str:
