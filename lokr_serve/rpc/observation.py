@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from lokr_core import LokrError
 from lokr_serve.calls import call_record
 from lokr_serve.config import AccessLog
 from lokr_serve.logs import request_id_variable
 from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.interceptor import Call, Scope
 from lokr_serve.rpc.outcome import telling
+from lokr_serve.rpc.status import error_rule
 
 if TYPE_CHECKING:  # it imports opentelemetry
     from lokr_serve.tracing import CallTracer
@@ -56,17 +58,21 @@ def access_scope(wanted: AccessLog) -> Scope:
 
     @asynccontextmanager
     async def scope(call: Call) -> AsyncIterator[None]:
-        began_at = time.monotonic()
-
-        def end(code: grpc.StatusCode) -> None:
-            if wanted == "all" or code is not grpc.StatusCode.OK:
-                _write(call, code, time.monotonic() - began_at)
-
         if wanted == "off" or _is_standard(call):
             yield
             return
+        began_at, reason = time.monotonic(), ""
+
+        def end(code: grpc.StatusCode) -> None:
+            if wanted == "all" or code is not grpc.StatusCode.OK:
+                _write(call, code, reason, time.monotonic() - began_at)
+
         with telling(call, end):
-            yield
+            try:
+                yield
+            except LokrError as error:
+                reason = error_rule(error).reason
+                raise
 
     return scope
 
@@ -76,7 +82,7 @@ def _is_standard(call: Call) -> bool:
     return call.service.startswith("grpc.")
 
 
-def _write(call: Call, code: grpc.StatusCode, seconds: float) -> None:
+def _write(call: Call, code: grpc.StatusCode, reason: str, seconds: float) -> None:
     record = call_record()
     fields: dict[str, str | int | float] = {
         "method": f"{call.service}/{call.method}",
@@ -84,6 +90,8 @@ def _write(call: Call, code: grpc.StatusCode, seconds: float) -> None:
         "seconds": round(seconds, 6),
         **record.counts,
     }
+    if reason:
+        fields["reason"] = reason
     if record.apply_mode is not None:
         fields["apply_mode"] = record.apply_mode
     access_logger.info("call ended", extra={"fields": fields})

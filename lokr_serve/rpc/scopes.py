@@ -11,7 +11,7 @@ from grpc.aio import AbortError
 
 from lokr_core import LokrError
 from lokr_serve.calls import begin_call
-from lokr_serve.errors import ShuttingDownError
+from lokr_serve.errors import InvalidRequestError, ShuttingDownError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
@@ -61,7 +61,10 @@ async def error_scope(call: Call) -> AsyncIterator[None]:
         yield
     except LokrError as error:
         status = error_status(error)
-        logger.debug("%s ended with %s: %s", call.method, status.code.name, status.message)
+        # What is wrong with a field may be told in its own words, which are for the caller alone.
+        is_quoting = isinstance(error, InvalidRequestError)
+        why = type(error).__name__ if is_quoting else status.message
+        logger.debug("%s ended with %s: %s", call.method, status.code.name, why)
         await _abort(call.context, status)
     except AbortError:
         raise

@@ -5,9 +5,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from contextvars import Context
 
 import pytest
 
+from lokr_serve.calls import begin_call
 from lokr_serve.logs import configure_logs, log_handler, request_id_variable
 
 
@@ -57,6 +59,44 @@ def test_lines_outside_a_request_name_none(logger: logging.Logger) -> None:
     logger.info("ready")
 
     assert "request_id" not in json.loads(stream.getvalue())
+
+
+def test_lines_say_whose_call_they_are_about(logger: logging.Logger) -> None:
+    """One looks for all of a client, a mix or a trace; what is not known is left out."""
+    stream = io.StringIO()
+    logger.addHandler(log_handler(stream))
+
+    def serve() -> None:
+        record = begin_call()
+        logger.info("accepted")
+        record.client, record.trace_id, record.span_id = "team-a", "0af7", "b7ad"
+        record.mix = "poet*0.5"
+        logger.info("leased")
+        record.mix = ""
+        logger.info("base", extra={"fields": {"seconds": 0.5}})
+
+    Context().run(serve)
+    logger.info("elsewhere")
+    accepted, leased, base, elsewhere = map(json.loads, stream.getvalue().splitlines())
+    common = {"time", "level", "logger", "message"}
+
+    assert accepted.keys() == elsewhere.keys() == common
+    assert {key: leased[key] for key in leased.keys() - common} == {
+        "client": "team-a",
+        "trace_id": "0af7",
+        "span_id": "b7ad",
+        "mix": "poet*0.5",
+    }
+    assert (base["mix"], base["seconds"]) == ("", 0.5)
+
+
+def test_fields_are_readable_on_a_terminal(logger: logging.Logger) -> None:
+    """What a line is about is in its fields."""
+    stream = Terminal()
+    logger.addHandler(log_handler(stream))
+    logger.info("call ended", extra={"fields": {"code": "OK", "seconds": 0.5}})
+
+    assert stream.getvalue().strip().endswith("call ended code=OK seconds=0.5")
 
 
 @pytest.mark.parametrize("request_id", ["", "r-1"])

@@ -1,5 +1,6 @@
 """What a collector gets of a server's calls."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -124,14 +125,16 @@ def test_a_call_that_fails_says_in_which_phase(
     traced_server: Connection, collector: Collector
 ) -> None:
     """The caller's mistake is no error of the server, but the phase has one."""
+    bad = AdapterWeight(adapter_id="poet", module_weights=(("no.such.module", 1.0),))
     with pytest.raises(ClientError):
-        traced_server.client.generate_once(request("failed", "nobody"))
+        traced_server.client.generate_once(replace(request("failed"), adapters=(bad,)))
     trace = collector.trace("failed")
+    load = trace.child("load")
 
     assert trace.names() == ["tokenize", "load"]
-    assert attributes(trace.child("load").attributes) == {"error.type": "AdapterNotFoundError"}
-    assert trace.child("load").status.code == Status.STATUS_CODE_ERROR
-    assert trace.attributes["rpc.response.status_code"] == "NOT_FOUND"
+    assert attributes(load.attributes)["error.type"] == "InvalidRequestError"
+    assert load.status.code == Status.STATUS_CODE_ERROR
+    assert trace.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
     assert trace.server.status.code == Status.STATUS_CODE_UNSET
 
 
