@@ -19,6 +19,7 @@ from lokr_serve.client.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from lokr_serve.client.metadata import MetadataHook, gateway_model_name
 from lokr_serve.client.requests import mix_name
 from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.client.sync import Client
@@ -39,11 +40,13 @@ __all__ = [
     "Health",
     "InternalError",
     "InvalidArgumentError",
+    "MetadataHook",
     "NotFoundError",
     "PermissionDeniedError",
     "ResourceExhaustedError",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
+    "gateway_model_name",
     "mix_name",
 ]

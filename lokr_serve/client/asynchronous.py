@@ -1,7 +1,7 @@
 """AsyncClient: calls a server from an event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
@@ -15,6 +15,7 @@ from lokr_serve.client import image_replies, image_requests, replies, requests
 from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options, deadline
 from lokr_serve.client.credentials import NO_CREDENTIALS, Credentials
 from lokr_serve.client.errors import client_errors
+from lokr_serve.client.metadata import MetadataHook, with_hooks
 from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.client.sending import Sending, send_async
 from lokr_serve.client.uploads import Progress, UploadFile
@@ -48,11 +49,20 @@ class AsyncClient:
         address: str,
         *,
         credentials: Credentials = NO_CREDENTIALS,
+        hooks: Sequence[MetadataHook] = (),
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        """Connect to HOST:PORT; the first call waits for the connection."""
+        """Connect to HOST:PORT; the first call waits for the connection.
+
+        Args:
+            address: Of the server, or of a gateway before it.
+            credentials: Who calls, and whom the client trusts.
+            hooks: Are each asked, at every call, for metadata to add to its own.
+            timeout_seconds: How long a call may take.
+        """
         self._timeout_seconds = timeout_seconds
         self._credentials = credentials
+        self._hooks = tuple(hooks)
         self._channel = _open(address, credentials)
         self._text = TextServiceStub(self._channel)
         self._images = ImageServiceStub(self._channel)
@@ -228,7 +238,7 @@ class AsyncClient:
         return replies.health(await self._call(self._health.Check, message, timeout_seconds))
 
     def _metadata(self, metadata: requests.Metadata) -> requests.Metadata:
-        return self._credentials.added_to(metadata)
+        return self._credentials.added_to(with_hooks(self._hooks, metadata))
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)

@@ -1,6 +1,6 @@
 """Client: calls a server and blocks until it has answered."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -13,6 +13,7 @@ from lokr_serve.client import image_replies, image_requests, replies, requests
 from lokr_serve.client.channel import DEFAULT_TIMEOUT_SECONDS, channel_options, deadline
 from lokr_serve.client.credentials import NO_CREDENTIALS, Credentials
 from lokr_serve.client.errors import client_errors
+from lokr_serve.client.metadata import MetadataHook, with_hooks
 from lokr_serve.client.results import Completion, GeneratedImages, Health
 from lokr_serve.client.sending import Sending, send
 from lokr_serve.client.uploads import Progress, UploadFile
@@ -46,11 +47,20 @@ class Client:
         address: str,
         *,
         credentials: Credentials = NO_CREDENTIALS,
+        hooks: Sequence[MetadataHook] = (),
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        """Connect to HOST:PORT; the first call waits for the connection."""
+        """Connect to HOST:PORT; the first call waits for the connection.
+
+        Args:
+            address: Of the server, or of a gateway before it.
+            credentials: Who calls, and whom the client trusts.
+            hooks: Are each asked, at every call, for metadata to add to its own.
+            timeout_seconds: How long a call may take.
+        """
         self._timeout_seconds = timeout_seconds
         self._credentials = credentials
+        self._hooks = tuple(hooks)
         self._channel = _open(address, credentials)
         self._text = TextServiceStub(self._channel)
         self._images = ImageServiceStub(self._channel)
@@ -222,7 +232,7 @@ class Client:
         return replies.health(self._call(self._health.Check, message, timeout_seconds))
 
     def _metadata(self, metadata: requests.Metadata) -> requests.Metadata:
-        return self._credentials.added_to(metadata)
+        return self._credentials.added_to(with_hooks(self._hooks, metadata))
 
     def _timeout(self, timeout_seconds: float | None) -> float | None:
         return deadline(self._timeout_seconds if timeout_seconds is None else timeout_seconds)

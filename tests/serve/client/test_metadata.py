@@ -1,13 +1,18 @@
 """The metadata of calls."""
 
+import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from lokr_core import MixError
-from lokr_serve.client import mix_name
-from lokr_serve.client.requests import generation_metadata
+from lokr_serve.client import AsyncClient, Client, gateway_model_name, mix_name
+from lokr_serve.client.requests import Metadata, generation_metadata
 from lokr_serve.types import AdapterWeight, GenerationRequest, TextPrompt
+from lokr_serve.v1.text_pb2 import GenerateOnceRequest, GenerateOnceResponse, Started
+from lokr_serve.v1.text_pb2_grpc import TextServiceServicer, add_TextServiceServicer_to_server
 
 PROMPT = TextPrompt(text="x")
 
@@ -69,3 +74,58 @@ def test_a_mix_that_has_no_name_is_refused_before_it_is_sent() -> None:
     """NaN has no place in a name, nor in a mix."""
     with pytest.raises(MixError, match="finite"):
         mix_name([AdapterWeight(adapter_id="poet", weight=math.nan)])
+
+
+def test_a_gateway_is_told_the_mix_by_the_name_that_servers_tell_it() -> None:
+    """It compares the two, and sends the call to where the mix is in memory."""
+    request = GenerationRequest(
+        prompt=PROMPT, adapters=(AdapterWeight(adapter_id="poet", weight=0.5),)
+    )
+    base = generation_metadata(GenerationRequest(prompt=PROMPT))
+
+    assert gateway_model_name(generation_metadata(request)) == (
+        ("x-llm-d-model-name-rewrite", "poet*0.5"),
+    )
+    assert gateway_model_name(base) == ()
+
+
+class SeenMetadata(TextServiceServicer):
+    """A server that notes the metadata of a call."""
+
+    def __init__(self) -> None:
+        self.seen: list[set[tuple[str, str | bytes]]] = []
+
+    def GenerateOnce(  # noqa: N802 - the name of the method on the wire
+        self, request: GenerateOnceRequest, context: grpc.ServicerContext
+    ) -> GenerateOnceResponse:
+        """Note it, and answer."""
+        self.seen.append(set(context.invocation_metadata()))
+        return GenerateOnceResponse(
+            started=Started(apply_mode="APPLY_MODE_UNMERGED"), chunks=[], finished=[]
+        )
+
+
+async def test_both_clients_send_what_hooks_add() -> None:
+    """A trace goes on in the server if its context is sent along."""
+    servicer = SeenMetadata()
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_TextServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    request = GenerationRequest(prompt=PROMPT, adapters=(AdapterWeight(adapter_id="poet"),))
+
+    def trace(metadata: Metadata) -> Metadata:
+        return (("traceparent", dict(metadata)["x-request-id"]),)
+
+    hooks = (trace, gateway_model_name)
+    with Client(address, hooks=hooks) as client:
+        await asyncio.to_thread(client.generate_once, request)
+    async with AsyncClient(address, hooks=hooks) as asynchronous:
+        await asynchronous.generate_once(request)
+    server.stop(0).wait()
+
+    for seen in servicer.seen:
+        metadata = dict(seen)
+        assert metadata["traceparent"] == metadata["x-request-id"]
+        assert metadata["x-llm-d-model-name-rewrite"] == "poet"
+    assert len(servicer.seen) == 2
