@@ -111,7 +111,8 @@ async def serve(
             base = await _unless_stopped(_in_thread(lambda: load_base(settings)), stop)
             if base is not None:
                 backend = await _start_backend(base, settings, metrics, stack)
-                watch = partial(_watch, backend.engine, _stuck_step_seconds(backend, settings))
+                stuck_seconds = _stuck_step_seconds(backend, settings)
+                watch = partial(_watch, backend.engine, listeners, stuck_seconds)
                 async with _opening(gate, backend, manifest, partial(on_ready, addresses)):
                     await _unless_stopped(asyncio.create_task(watch()), stop)
                     if gate.is_ready and settings.server.lame_duck_seconds:
@@ -216,9 +217,10 @@ async def _stop_engine(engine: Engine) -> None:
         raise
 
 
-async def _watch(engine: Engine, stuck_step_seconds: float) -> None:
-    """Raise once the engine is dead or stuck; it cannot be relied on to say so itself."""
+async def _watch(engine: Engine, listeners: Listeners, stuck_step_seconds: float) -> None:
+    """Raise once the engine is dead or stuck, or a listener dead; neither can be relied on to."""
     while True:
+        await listeners.require_running()
         health = engine.health()
         if health.error is not None:
             raise EngineStoppedError(f"the engine has failed: {health.error}")

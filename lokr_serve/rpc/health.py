@@ -11,11 +11,13 @@ from grpc.aio import ServicerContext
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from lokr_serve.errors import ShuttingDownError
+from lokr_serve.errors import LimitExceededError, ShuttingDownError
 from lokr_serve.rpc.gate import Gate, ServingState
 
 LIVENESS = "liveness"
 READINESS = "readiness"
+MAX_WATCHES = 1000  # at the same time; each costs memory, and callers need no credentials
+RETRY_SECONDS = 60.0
 
 Context = ServicerContext[HealthCheckRequest, HealthCheckResponse]
 Status = HealthCheckResponse.ServingStatus
@@ -30,22 +32,32 @@ class Health(HealthServicer):
     def __init__(self, gate: Gate, services: Sequence[str]) -> None:
         self._gate = gate
         self._ready_names = frozenset(("", READINESS, *services))
+        self._num_watches = 0
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
         """Return the status of one service."""
         status = self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"this server has no service {request.service!r}"
+                grpc.StatusCode.NOT_FOUND, "this server has no service of that name"
             )
         return HealthCheckResponse(status=status)
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> None:
         """Send the status of one service now and at each change, until the server closes."""
+        if self._num_watches >= MAX_WATCHES:
+            raise LimitExceededError("health", f"is watched by {MAX_WATCHES} calls", RETRY_SECONDS)
+        self._num_watches += 1
+        try:
+            await self._watch(request.service, context)
+        finally:
+            self._num_watches -= 1
+
+    async def _watch(self, service: str, context: Context) -> None:
         sent = None
         while True:
             changed = self._gate.changed
-            status = self._status(request.service)
+            status = self._status(service)
             if status != sent:
                 await context.write(HealthCheckResponse(status=status))
                 sent = status

@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from lokr_serve.config import Settings
-from lokr_serve.errors import SettingsError
+from lokr_serve.errors import EngineStoppedError, SettingsError
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.adapter_servicer import AdapterServicer
 from lokr_serve.rpc.admission import Admission
@@ -68,6 +68,19 @@ class Listener:
     server: grpc.aio.Server
     address: str  # HOST:PORT, with the port that was picked for port 0
 
+    async def require_running(self) -> None:
+        """Check that calls are taken still.
+
+        Raises:
+            EngineStoppedError: The server has ended by itself, as grpc does after bugs of its own.
+        """
+        try:
+            is_running = await self.server.wait_for_termination(0)
+        except Exception as error:
+            raise EngineStoppedError(f"the listener on {self.address} has failed") from error
+        if not is_running:
+            raise EngineStoppedError(f"the listener on {self.address} has ended")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Listeners:
@@ -82,6 +95,15 @@ class Listeners:
         self.guard.start()
         await self.inference.server.start()
         await self.admin.server.start()
+
+    async def require_running(self) -> None:
+        """Check that both take calls still.
+
+        Raises:
+            EngineStoppedError: One has ended by itself.
+        """
+        await self.inference.require_running()
+        await self.admin.require_running()
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more connections, and wait for running calls; cancel those that stay longer."""
@@ -151,7 +173,7 @@ def _has_reflection(settings: Settings) -> bool:
 def _bind(server: grpc.aio.Server, guard: Guard, setting: str, address: str) -> Listener:
     try:
         port = guard.listen(server, address)
-    except RuntimeError as error:
-        raise SettingsError(f"{setting}: cannot listen on {address}; is it in use?") from error
+    except (OSError, RuntimeError) as error:
+        raise SettingsError(f"{setting}: cannot listen on {address}: {error}") from error
     host = address.rpartition(":")[0]
     return Listener(server=server, address=f"{host}:{port}")
