@@ -64,14 +64,14 @@ class Ledger:
         account = self._accounts.get(name, _Account())
         if allowance.max_requests is not None and account.num_requests >= allowance.max_requests:
             num_others = self._num_requests / account.num_requests
-            problem = f"has {account.num_requests} requests already, as many as it may"
+            problem = f"has as many requests as it may, {account.num_requests}"
             raise self._exceeded(name, problem, self._ends.seconds(num_others))
         if allowance.max_waiting is not None and account.num_waiting >= allowance.max_waiting:
             num_others = self._num_waiting / account.num_waiting
-            problem = f"has {account.num_waiting} requests waiting, its share of the queue"
+            problem = f"has its share of the queue, {account.num_waiting} waiting"
             raise self._exceeded(name, problem, self._starts.seconds(num_others))
         if allowance.rate is not None and (wait := self._seconds_to_token(account, allowance.rate)):
-            problem = f"has no more than {allowance.rate:g} requests a second"
+            problem = f"may make {allowance.rate:g} requests a second"
             raise self._exceeded(name, problem, jittered(wait))
 
     def begin(self, name: str, allowance: Allowance) -> None:

@@ -115,9 +115,11 @@ class WaitingRoom:
         excess_bytes = self.num_bytes + num_bytes - self._max_bytes
         lower = [priority for priority in self._places if priority.value < place.priority.value]
         if excess_places > sum(len(self._places[priority]) for priority in lower):
-            raise self._full(f"{len(self)} requests wait already")
+            raise self._full(f"the queue is full, with {len(self)} waiting")
         if excess_bytes > sum(self._class_bytes[priority] for priority in lower):
-            raise self._full(f"the requests that wait hold {self.num_bytes} bytes already")
+            raise self._full(
+                f"the queue is full, with {self.num_bytes} bytes held by those who wait"
+            )
         while excess_places > 0 or excess_bytes > 0:
             victim = self._youngest(lower)
             excess_places -= 1

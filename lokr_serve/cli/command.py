@@ -1,7 +1,7 @@
 """What commands have in common: each is a value that typer builds from flags, and that runs."""
 
 from enum import Enum
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import typer
 
@@ -22,6 +22,10 @@ class Dtype(Enum):
 
 
 DtypeFlag = Annotated[Dtype, typer.Option("--dtype", help="Of the base weights.")]
+PriorityFlag = Annotated[
+    Literal["low", "normal", "high"],
+    typer.Option("--priority", help="Which requests go first when several wait."),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 INFERENCE_SERVER = "127.0.0.1:50051"

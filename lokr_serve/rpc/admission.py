@@ -15,6 +15,9 @@ from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import Caller, Priority
 
+# A client whose deadline has come cancels the call, which may be here before it has come here.
+EARLY_SECONDS = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Arrival:
@@ -98,7 +101,8 @@ class Admission:
         try:
             yield
         finally:
-            if visit.is_waiting and time_left() == 0:
+            left = time_left()
+            if visit.is_waiting and left is not None and left <= EARLY_SECONDS:
                 self._metrics.requests_shed.labels(ShedReason.DEADLINE.value).inc()
 
     def refuse_late(self, seconds_left: float | None) -> None:

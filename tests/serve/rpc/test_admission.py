@@ -130,7 +130,7 @@ async def test_bytes_that_a_request_comes_to_hold_may_be_too_many() -> None:
     async with AsyncExitStack() as held:
         await scene.enter(held, arrival(num_bytes=60))
         visit = await scene.enter(held, arrival(num_bytes=30))
-        with pytest.raises(QueueFullError, match="hold 90 bytes"):
+        with pytest.raises(QueueFullError, match="with 90 bytes held"):
             visit.hold(20)
 
 
