@@ -1,9 +1,9 @@
 # The server as an image: small, without root, and fit for a read-only root file system.
 #
-#   docker build --build-arg TORCH=cpu \
-#     --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t lokr-serve:cpu .
+#   docker build --build-arg TORCH=cpu --build-arg PIP_EXTRA_INDEX_URL=URL -t lokr-serve:cpu .
 #
-# and TORCH=cu130 with .../whl/cu130 for NVIDIA GPUs. TORCH is the local version of torch's build,
+# where URL is an index with CPU builds of torch; and TORCH=cu130, with one that has those, for
+# NVIDIA GPUs. TORCH is the local version of torch's build,
 # so an index that lacks it fails the build, rather than giving an image of another kind.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
