@@ -15,10 +15,10 @@ from lokr_serve.errors import InvalidRequestError, ShuttingDownError
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
-from lokr_serve.rpc.interceptor import Call, Context, Scope
+from lokr_serve.rpc.interceptor import Call, Scope
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.rpc.outcome import telling
-from lokr_serve.rpc.status import ErrorStatus, error_status, internal_status
+from lokr_serve.rpc.status import PRIVATE_ERRORS, ErrorStatus, error_status, internal_status
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +59,25 @@ async def error_scope(call: Call) -> AsyncIterator[None]:
     """End the call with the status of the error that it raised."""
     try:
         yield
-    except LokrError as error:
-        status = error_status(error)
-        # What is wrong with a field may be told in its own words, which are for the caller alone.
-        is_quoting = isinstance(error, InvalidRequestError)
-        why = type(error).__name__ if is_quoting else status.message
-        logger.debug("%s ended with %s: %s", call.method, status.code.name, why)
-        await _abort(call.context, status)
     except AbortError:
         raise
-    except Exception:
+    except Exception as error:  # noqa: BLE001 - the outer edge of a call; it is logged
+        status = _status(call, error)
+        await call.context.abort(status.code, status.message, status.trailers)
+
+
+def _status(call: Call, error: Exception) -> ErrorStatus:
+    """Return what the caller is told of an error; what is not for it goes to the log."""
+    if not isinstance(error, LokrError) or isinstance(error, PRIVATE_ERRORS):
         error_id = secrets.token_hex(8)
-        logger.exception("internal error %s in %s/%s", error_id, call.service, call.method)
-        await _abort(call.context, internal_status(error_id))
+        text = "internal error %s in %s/%s"
+        logger.error(text, error_id, call.service, call.method, exc_info=error)
+        return internal_status(error_id)
+    status = error_status(error)
+    # What is wrong with a field may be told in its own words, which are for the caller alone.
+    why = type(error).__name__ if isinstance(error, InvalidRequestError) else status.message
+    logger.debug("%s ended with %s: %s", call.method, status.code.name, why)
+    return status
 
 
 def cut_off_scope(gate: Gate) -> Scope:
@@ -83,10 +89,6 @@ def cut_off_scope(gate: Gate) -> Scope:
             yield
 
     return scope
-
-
-async def _abort(context: Context, status: ErrorStatus) -> None:
-    await context.abort(status.code, status.message, status.trailers)
 
 
 def _spell(code: grpc.StatusCode) -> str:

@@ -118,6 +118,15 @@ RETRIED_ERRORS = (
     errors.SourceUnavailableError,
 )
 
+# Of the server's own affairs, such as where its model lies: clients get an id, the log the text.
+PRIVATE_ERRORS = (
+    errors.SettingsError,
+    errors.ModelError,
+    errors.ManifestError,
+    lokr_core.AdapterNotAddedError,
+    lokr_core.RoutingError,
+)
+
 
 def error_rule(error: LokrError) -> ErrorRule:
     """Return the row of the error's class."""
