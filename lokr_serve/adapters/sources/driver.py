@@ -23,7 +23,6 @@ _FACTS = (
     "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created",
 )  # fmt: skip
 
-_WEB = ("http", "https")
 _PACKAGES: Mapping[str, str] = MappingProxyType(
     {"s3": "lokr-serve[s3]", "s3a": "lokr-serve[s3]", "gs": "gcsfs", "gcs": "gcsfs"}
 )
@@ -55,15 +54,12 @@ class Driver:
         """
         # Listings are not cached: they would tell of files as they were.
         options: dict[str, object] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if scheme in _WEB:
-            options["allow_redirects"] = False  # they may lead out of what is allowed
         try:
             kind = fsspec.get_filesystem_class(scheme)
             self._files: AbstractFileSystem = kind(**options)
         except (ImportError, ValueError) as error:
             package = _PACKAGES.get(scheme, f"a driver of fsspec for {scheme}://")
             raise SourceError(source, f"needs a driver; install {package}") from error
-        self._open_options = {"allow_redirects": False} if scheme in _WEB else {}
 
     def find(self, uri: Uri, deadline: Deadline) -> RemoteFile:
         """Return one file.
@@ -102,9 +98,8 @@ class Driver:
 
     def _read_stream(self, file: RemoteFile, deadline: Deadline) -> Iterator[bytes]:
         open_stream = self._files.open_async
-        options = {"size": file.num_bytes, **self._open_options}
         try:
-            stream = self._run(deadline, open_stream, file.path, **options)
+            stream = self._run(deadline, open_stream, file.path, size=file.num_bytes)
         except NotImplementedError:  # of a driver that has no streams
             yield from self._read_file(file, deadline)
             return

@@ -1,8 +1,8 @@
 """Fetcher: brings the files of one remote adapter here, and no others."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from lokr_core import LokrError
@@ -91,10 +91,8 @@ def _find(errand: Errand) -> Mapping[str, RemoteFile]:
         return _of_folder(errand.source, driver.list(uri, deadline))
     files = {uri.name: driver.find(uri, deadline)}
     if uri.name == TENSORS_NAME:
-        try:
+        with suppress(FileNotFoundError):
             files[CONFIG_NAME] = driver.find(uri.beside(CONFIG_NAME), deadline)
-        except FileNotFoundError as error:
-            _require_missing(error)
     return files
 
 
@@ -108,7 +106,7 @@ def _of_folder(source: str, files: Mapping[str, RemoteFile]) -> Mapping[str, Rem
     return {found[0]: files[found[0]]}
 
 
-def _chunks(errand: Errand, file: RemoteFile) -> Iterator[bytes]:
+def _chunks(errand: Errand, file: RemoteFile) -> Generator[bytes, None, None]:
     with _asking(errand.source):
         yield from errand.driver.read(file, errand.deadline)
 
@@ -121,7 +119,6 @@ def _asking(source: str) -> Iterator[None]:
     except LokrError:
         raise
     except FileNotFoundError as error:
-        _require_missing(error)
         raise SourceError(source, "does not exist in its store") from error
     except PermissionError as error:
         logger.warning("source %r: %s", source, error)
@@ -131,10 +128,3 @@ def _asking(source: str) -> Iterator[None]:
     except Exception as error:  # drivers raise what they like
         logger.warning("source %r: %s: %s", source, type(error).__name__, error)
         raise UnreachableError("cannot be reached; the server's log has the cause") from error
-
-
-def _require_missing(error: FileNotFoundError) -> None:
-    """Check that a file is missing: to some drivers whatever cannot be reached is."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-        raise UnreachableError("cannot be reached") from error

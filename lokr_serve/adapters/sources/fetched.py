@@ -3,7 +3,8 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Incoming:
     """A file that comes in pieces."""
 
     num_bytes: int
-    chunks: Iterator[bytes]
+    chunks: Generator[bytes, None, None]  # closed once it is done with
 
 
 class FetchedFiles:
@@ -130,16 +131,21 @@ def _write(path: Path, file: Incoming) -> str:
     """Write a file and return its digest."""
     stored = StoredFile(path, max_bytes=0)
     try:
-        for chunk in file.chunks:
-            if stored.num_bytes + len(chunk) > file.num_bytes:
-                raise IncompleteError(f"more than the {file.num_bytes} bytes that its store told")
-            stored.append(chunk)
-        if stored.num_bytes < file.num_bytes:
-            raise IncompleteError(f"{stored.num_bytes} of the {file.num_bytes} bytes came")
+        with closing(file.chunks) as chunks:
+            _append(stored, chunks, file.num_bytes)
         stored.sync()
         return stored.digest()
     finally:
         stored.close()
+
+
+def _append(stored: StoredFile, chunks: Iterable[bytes], num_bytes: int) -> None:
+    for chunk in chunks:
+        if stored.num_bytes + len(chunk) > num_bytes:
+            raise IncompleteError(f"more than the {num_bytes} bytes that its store told")
+        stored.append(chunk)
+    if stored.num_bytes < num_bytes:
+        raise IncompleteError(f"{stored.num_bytes} of the {num_bytes} bytes came")
 
 
 def state_of(facts: Iterable[str]) -> str:

@@ -173,9 +173,10 @@ class Room:
 
 def _measure(entry: os.DirEntry[str]) -> _Entry:
     stat = entry.stat(follow_symlinks=False)
-    num_bytes = stat.st_size
     if entry.is_dir(follow_symlinks=False):
-        num_bytes += sum(path.lstat().st_size for path in Path(entry.path).iterdir())
+        num_bytes = sum(path.lstat().st_size for path in Path(entry.path).iterdir())
+    else:
+        num_bytes = stat.st_size
     return _Entry(name=entry.name, num_bytes=num_bytes, changed_at=stat.st_mtime)
 
 

@@ -14,6 +14,7 @@ _URI = re.compile(
     r"(?P<place>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::[0-9]{1,5})?)"
     rf"(?P<path>(?:/{_STEP})*)/?"
 )
+_WEB = ("http", "https", "ftp")
 _LOCAL = ("file", "local", "hf", "upload")  # have settings of their own
 MAX_CHARS = 1024
 
@@ -95,6 +96,11 @@ def _parse_prefix(text: str) -> Uri:
     if uri is None:
         raise SettingsError(
             f"adapters.remote: {text!r} is no plain URI such as s3://bucket/adapters/"
+        )
+    if uri.scheme in _WEB:
+        raise SettingsError(
+            f"adapters.remote: {text!r} is of the web, whose servers may lead elsewhere; put the "
+            "files into an object store"
         )
     if uri.scheme in _LOCAL:
         raise SettingsError(

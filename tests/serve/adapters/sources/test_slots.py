@@ -1,0 +1,78 @@
+"""Threads for work that may never come back."""
+
+import asyncio
+import threading
+
+import pytest
+
+from lokr_serve.adapters.sources.slots import Slots
+
+
+async def test_work_runs_beside_other_work_up_to_the_number_of_slots() -> None:
+    """More would only share what the network gives."""
+    slots, running, go_on = Slots(2), threading.Semaphore(0), threading.Event()
+
+    def work() -> int:
+        running.release()
+        go_on.wait()
+        return 7
+
+    tasks = [asyncio.create_task(slots.run(work, undo=id)) for _ in range(3)]
+    await asyncio.to_thread(running.acquire)
+    await asyncio.to_thread(running.acquire)
+
+    assert not running.acquire(blocking=False)
+    go_on.set()
+    assert await asyncio.gather(*tasks) == [7, 7, 7]
+
+
+async def test_what_nobody_waits_for_any_more_is_undone() -> None:
+    """A copy that was held for someone who has given up must not be held for ever."""
+    slots, started, go_on = Slots(1), threading.Event(), threading.Event()
+    undone: list[int] = []
+
+    def work() -> int:
+        started.set()
+        go_on.wait()
+        return 7
+
+    task = asyncio.create_task(slots.run(work, undo=undone.append))
+    await asyncio.to_thread(started.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+
+    assert await slots.run(lambda: 8, undo=undone.append) == 8  # waits for the slot
+    assert undone == [7]
+
+
+async def test_a_failure_is_the_caller_s_and_frees_the_slot() -> None:
+    """A slot that is lost with each failure would end in none."""
+    slots = Slots(1)
+
+    def fail() -> None:
+        raise ValueError("as told")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="as told"):
+            await slots.run(fail, undo=id)
+
+
+def test_a_thread_may_outlast_the_event_loop() -> None:
+    """A driver that never comes back must not keep the server from ending."""
+    go_on, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go_on.wait()
+        ended.set()
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await Slots(1).run(work, undo=id)
+
+    asyncio.run(give_up())
+    go_on.set()
+
+    assert ended.wait(10)
