@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
@@ -21,6 +23,30 @@ USAGE_CODE = 2
 FAILURE_CODE = 1
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"lokr-serve {version('lokr-serve')}")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            typer.echo("lokr-serve, version unknown")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            expose_value=False,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Serve one base model with many LoKr adapters, and talk to such a server."""
+
+
 def _run(command: Command) -> None:
     command.run()
 
@@ -28,13 +54,13 @@ def _run(command: Command) -> None:
 def _build_app() -> typer.Typer:
     app = typer.Typer(
         name="lokr-serve",
-        help="Serve one base model with many LoKr adapters, and talk to such a server.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         result_callback=_run,
     )
+    app.callback()(_options)
     app.command("serve")(Serve)
     app.command("generate")(Generate)
     app.command("image")(MakeImage)

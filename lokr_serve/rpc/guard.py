@@ -12,6 +12,7 @@ from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.audit import FailureLog
 from lokr_serve.rpc.authentication import authentication_scope
 from lokr_serve.rpc.interceptor import Scope
+from lokr_serve.rpc.ports import require_free
 from lokr_serve.rpc.tls import server_credentials
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ class Guard:
         """Bind a server to an address, with TLS if there is a certificate; return the port.
 
         Raises:
-            RuntimeError: It cannot be bound.
+            OSError, RuntimeError: It cannot be bound.
         """
+        require_free(address)
         if self._credentials.certificates is not None:
             return server.add_secure_port(
                 address, server_credentials(self._credentials.certificates)
