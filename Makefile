@@ -20,7 +20,7 @@ demo: $(STAMP)  ## One model, several adapters at once, swapped while it runs.
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) $(QUANTISED) $(CLUSTER)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term
 
 check: lint test
 
@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against protos/released.binpb
 
-bench: $(STAMP)
+bench: $(STAMP) $(CLUSTER)
 	$(BIN)/python -m benchmarks
 
 oracle: $(STAMP)  ## Random traffic, tokens and images held against the trainers' own models.

@@ -27,6 +27,7 @@ class Benchmark(Enum):
     SCALE = "scale"
     LOAD = "load"
     STEPS = "steps"
+    FLEET = "fleet"
 
 
 def main(

@@ -44,7 +44,7 @@ def write_store(root: Path, model: LlamaForCausalLM, count: int) -> Store:
         raise ValueError(f"the factors are {dtypes}, not float32")
     factor_bytes = len(content) - header_end
     ids = tuple(f"adapter-{index:05}" for index in range(count))
-    for adapter_id, factors in zip(ids, _factors(factor_bytes), strict=False):
+    for adapter_id, factors in zip(ids, _factors(factor_bytes, count), strict=True):
         folder = root / adapter_id
         folder.mkdir()
         (folder / CONFIG_NAME).write_bytes(config)
@@ -52,11 +52,11 @@ def write_store(root: Path, model: LlamaForCausalLM, count: int) -> Store:
     return Store(root=root, ids=ids, factor_bytes=factor_bytes)
 
 
-def _factors(num_bytes: int) -> Iterator[bytes]:
+def _factors(num_bytes: int, count: int) -> Iterator[bytes]:
     """Yield the bytes of random float32 factors, each time others: windows of one long draw."""
     draw = np.random.default_rng(3)
     itemsize = np.dtype(np.float32).itemsize
-    pool = (_FACTOR_STD * draw.standard_normal(num_bytes, np.float32)).tobytes()
+    pool = (_FACTOR_STD * draw.standard_normal(num_bytes + count, np.float32)).tobytes()
     starts = len(pool) // itemsize - num_bytes // itemsize
-    for index in draw.permutation(starts):
+    for index in draw.permutation(starts)[:count]:
         yield pool[index * itemsize : index * itemsize + num_bytes]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost, images, layers, load, scale, steps, throughput
+from benchmarks import cost, fleet, images, layers, load, scale, steps, throughput
 from benchmarks.scope import Scope
+from tests.gateways.programs import Kind, program
 
 NUM_PAIRS = 2
 
@@ -82,3 +83,15 @@ def test_throughput_compares_few_and_many_streams(scope: Scope) -> None:
     figures = throughput.run(scope)
 
     assert [figure.unit for figure in figures] == ["tokens/s"] * 2
+
+
+def test_fleet_compares_ways_of_routing(scope: Scope) -> None:
+    """Replicas and gateway are real; hashing needs no large run to keep adapters apart."""
+    if program(Kind.ENVOY) is None:
+        pytest.skip("envoy is not installed")
+
+    figures = fleet.run(scope)
+
+    assert len(figures) == 4 * 4
+    hits = {figure.name: figure.ratio.value for figure in figures if "hit memory" in figure.name}
+    assert hits["requests that hit memory, hash (Maglev)"] > 1

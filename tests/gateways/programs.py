@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -144,12 +144,20 @@ def _commands(kind: Kind, site: Site, file: Path) -> tuple[list[str], list[str]]
 
 
 @contextmanager
-def running_gateway(kind: Kind, site: Site) -> Iterator[Gateway]:
-    """Check a gateway's configuration, and run it until the block ends."""
+def running_gateway(
+    kind: Kind, site: Site, change: Callable[[str], str] = lambda text: text
+) -> Iterator[Gateway]:
+    """Check a gateway's configuration, and run it until the block ends.
+
+    Args:
+        kind: Which gateway.
+        site: Where it runs.
+        change: What is done to the configuration before, beside replacing words.
+    """
     path = program(kind)
     assert path is not None, f"{kind.value} is not installed"
     file = site.folder / kind.file_name
-    file.write_text(render(kind, site))
+    file.write_text(change(render(kind, site)))
     check, command = _commands(kind, site, file)
     checked = subprocess.run([path, *check], check=False, text=True, capture_output=True)
     said = checked.stdout + checked.stderr

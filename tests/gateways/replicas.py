@@ -109,6 +109,12 @@ class Replica:
         """Whether it was started and not ended."""
         return self._process is not None
 
+    def metrics(self) -> str:
+        """Return all of its metrics as text."""
+        with urlopen(f"http://{self.host}:{self.ports.metrics}/metrics", timeout=10) as reply:
+            text: str = reply.read().decode()
+            return text
+
     def count(self, name: str, **labels: str) -> float:
         """Return a metric: the sum over all series that have these labels."""
         samples = self._samples(name)
@@ -120,11 +126,9 @@ class Replica:
         return Counter({labels["adapter_id"]: int(value) for labels, value in samples})
 
     def _samples(self, name: str) -> list[tuple[dict[str, str], float]]:
-        with urlopen(f"http://{self.host}:{self.ports.metrics}/metrics", timeout=10) as reply:
-            text = reply.read().decode()
         return [
             (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(self.metrics())
             for sample in family.samples
             if sample.name == name
         ]
@@ -158,11 +162,18 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(loopback: Loopback, place: Place) -> Iterator[Fleet]:
-    """Run replicas on hosts of their own, all with the same ports."""
+def running_fleet(
+    loopback: Loopback,
+    place: Place,
+    flags: Sequence[str] = (),
+    *,
+    num_replicas: int = NUM_REPLICAS,
+) -> Iterator[Fleet]:
+    """Run replicas on hosts of their own, all with the same ports and the same further flags."""
     ports = loopback.free_ports()
-    hosts = [loopback.host(1 + number) for number in range(NUM_REPLICAS)]
-    fleet = Fleet(replicas=[Replica(host=host, ports=ports, place=place) for host in hosts])
+    hosts = [loopback.host(1 + number) for number in range(num_replicas)]
+    replicas = [Replica(host=host, ports=ports, place=place, flags=flags) for host in hosts]
+    fleet = Fleet(replicas=replicas)
     try:
         for replica in fleet.replicas:
             replica.start()
