@@ -6,6 +6,7 @@ from collections.abc import Sequence
 DEFAULT_TIMEOUT_SECONDS = 300.0
 MAX_TIMEOUT_SECONDS = 1e9  # 30 years; grpc counts nanoseconds in 64 bits, and wraps
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # what a server sends at most by default
+MAX_RETRIED_BYTES = 16 * 1024 * 1024  # of one request: what a server takes at most by default
 
 # Calls that may be made again: before the first reply nothing has come of them, or making them
 # twice is the same as once. UnloadAdapter is not one: it may have been done.
@@ -34,6 +35,8 @@ def channel_options() -> Sequence[tuple[str, int | str]]:
     return (
         ("grpc.service_config", json.dumps(_service_config())),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # Of a request larger than this, 256 KiB by default, grpc would not make another attempt.
+        ("grpc.per_rpc_retry_buffer_size", MAX_RETRIED_BYTES),
         ("grpc.keepalive_time_ms", 30_000),  # find a server that is gone during a long silence
         ("grpc.keepalive_timeout_ms", 20_000),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -113,6 +114,15 @@ def test_what_is_unavailable_for_a_moment_is_tried_again(
 
     assert isinstance(completion, Completion)
     assert told.num_calls == 2
+
+
+def test_large_requests_are_tried_again_too(told: ToldServer) -> None:
+    """They carry images to begin with; grpc by itself keeps no more than 256 KiB of a request."""
+    told.script = [fail_with(grpc.StatusCode.UNAVAILABLE), succeed]
+    with Client(told.address) as client:
+        client.generate_once(replace(SHORT, prompt=TextPrompt(text="x" * 2**20)))
+
+    assert told.script == []
 
 
 def test_retries_end(told: ToldServer) -> None:
