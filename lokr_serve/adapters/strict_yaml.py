@@ -38,7 +38,8 @@ def load_yaml(data: bytes) -> object:
         return yaml.load(text, Loader=_Loader)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         # A ValueError is of a scalar that looks like a number or a date, and is none.
-        raise ManifestError(f"the manifest is no YAML: {' '.join(str(error).split())}") from error
+        problem = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise ManifestError(f"the manifest is no YAML: {problem}") from error
 
 
 def _check(text: str) -> None:
