@@ -63,9 +63,7 @@ class AdapterDeclaredError(LokrError):
     """A call would change an adapter that the manifest declares, or take its name."""
 
     def __init__(self, adapter_id: str) -> None:
-        super().__init__(
-            f"{adapter_id!r} is declared by the manifest, and is changed there alone"
-        )
+        super().__init__(f"{adapter_id!r} is declared by the manifest, and is changed there alone")
         self.adapter_id = adapter_id
 
 
@@ -230,7 +228,15 @@ class UnauthenticatedError(LokrError):
 class LimitExceededError(LokrError):
     """A client, or an adapter, has what its limit allows already."""
 
-    def __init__(self, subject: str, problem: str, retry_seconds: float) -> None:
-        super().__init__(f"{subject} {problem}; retry after {retry_seconds:.1f} s")
+    def __init__(self, subject: str, problem: str, retry_seconds: float | None = None) -> None:
+        """Say who has what, and when it is worth to come again; None is not before something ends.
+
+        Args:
+            subject: Whose limit it is.
+            problem: What is said of it.
+            retry_seconds: How long to wait.
+        """
+        when = "" if retry_seconds is None else f"; retry after {retry_seconds:.1f} s"
+        super().__init__(f"{subject} {problem}{when}")
         self.subject = subject
         self.retry_seconds = retry_seconds

@@ -6,6 +6,7 @@ from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import require_adapter_id, require_seconds
+from lokr_serve.adapters.ownership import require_owned_room
 from lokr_serve.adapters.record import Record
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency
@@ -42,6 +43,7 @@ class AdapterAdministration:
             AdapterExistsError: The id has other content, and ``replace`` is not set.
             AdapterDrainingError: The id is being unloaded.
             AdapterBudgetError: There is no room, or not for a pin.
+            LimitExceededError: Its owner may not have as many bytes of adapters.
             DeviceMemoryError: The device has no memory left.
             AdapterLoadCrashedError: The load met a bug of ours.
         """
@@ -59,12 +61,17 @@ class AdapterAdministration:
             if not record.is_as_wanted(spec, adapter.ref.version, is_pinned=is_pinned):
                 raise AdapterDeclaredError(spec.adapter_id)
             request = record.request
-        elif record is not None and not spec.replace:
+        elif record is None or spec.replace:
+            require_owned_room(self._catalogue.records, spec, adapter.num_bytes)
+        else:
             version, is_resident = adapter.ref.version, resident is not None
             if not record.has_content(request, version, is_resident=is_resident):
                 raise AdapterExistsError(spec.adapter_id)
             request = record.request
+        is_new = record is None or request is not record.request
         record = self._catalogue.publish(request, adapter, pinned=spec.pinned or is_pinned)
+        if is_new:
+            record.owner = spec.owner
         if spec.ttl_seconds is not None:
             self._catalogue.set_ttl(record, spec.ttl_seconds)
         logger.info("adapter %r is loaded, version %s", spec.adapter_id, adapter.ref.version)

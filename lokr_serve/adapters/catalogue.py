@@ -67,6 +67,11 @@ class Catalogue:
         return iter(self._records)
 
     @property
+    def records(self) -> Iterable[Record]:
+        """The records of all registered ids."""
+        return self._records.values()
+
+    @property
     def waiting(self) -> Sequence[str]:
         """The ids that requests wait for."""
         return list(self._waiting)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from lokr_core import (
 )
 from lokr_core.formats.header import MAX_HEADER_BYTES
 from lokr_core.formats.source import SUFFIX
-from lokr_core.spec import ModelSpec
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.adapters.residency import Residency
 from lokr_serve.adapters.sources import Located, Sources
 from lokr_serve.adapters.store import fingerprint
 from lokr_serve.adapters.turns import LoadTurns
@@ -51,15 +51,16 @@ class AdapterLoader:
         self,
         *,
         sources: Sources,
-        spec: ModelSpec,
+        residency: Residency,
         workers: Workers,
         turns: LoadTurns,
         settings: AdapterSettings,
         metrics: Metrics,
     ) -> None:
         self._sources = sources
-        self._reader = AdapterReader(spec)
-        self._device = next(iter(spec.modules.values())).weight.device
+        self._make_way = residency.make_way
+        self._reader = AdapterReader(residency.spec)
+        self._device = next(iter(residency.spec.modules.values())).weight.device
         self._host = None if self._device.type == "cpu" else HostTier(settings.host_bytes)
         self._max_bytes = settings.device_bytes
         self._metrics = metrics
@@ -98,13 +99,21 @@ class AdapterLoader:
         """Load in a task, whose outer edge this is."""
         try:
             async with self._sources.held(request.source, request.digest) as located:
-                return await self._workers.submit(lambda: self._bring(located, request))
+                return await self._bring_if_it_fits(located, request)
         except LokrError:
             self._metrics.adapter_load_failures.inc()
             raise
         except Exception as error:
             self._metrics.adapter_load_failures.inc()
             raise _told(error, request) from error
+
+    async def _bring_if_it_fits(self, located: Located, request: LoadRequest) -> Adapter:
+        """Bring an adapter; if the device has no memory for it, what nobody uses makes way once."""
+        with suppress(torch.OutOfMemoryError):
+            return await self._workers.submit(lambda: self._bring(located, request))
+        logger.warning("no memory for adapter %r: what is idle makes way", request.adapter_id)
+        self._make_way()
+        return await self._workers.submit(lambda: self._bring(located, request))
 
     def _bring(self, located: Located, request: LoadRequest) -> Adapter:
         if self._host is None:

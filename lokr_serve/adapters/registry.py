@@ -54,11 +54,14 @@ class AdapterRegistry:
         self._leases = LeaseBook()
         self._aliases = AliasTable()
         self._residency = Residency(
-            adapted=adapted, budget_bytes=settings.device_bytes, metrics=metrics
+            adapted=adapted,
+            budget_bytes=settings.device_bytes,
+            idle_seconds=settings.idle_seconds,
+            metrics=metrics,
         )
         self._loader = AdapterLoader(
             sources=self._sources,
-            spec=adapted.spec,
+            residency=self._residency,
             workers=self._workers,
             turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._lender.is_serving),
             settings=settings,
@@ -229,7 +232,8 @@ class AdapterRegistry:
         )
 
     async def close(self) -> None:
-        """Stop the timer and the threads; loads that are waited for end in ShuttingDownError."""
+        """Stop the timers and the threads; loads that are waited for end in ShuttingDownError."""
         self._catalogue.close()
+        self._residency.close()
         await self._sources.close()
         await self._workers.close()

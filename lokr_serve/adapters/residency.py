@@ -1,5 +1,6 @@
 """Residency: the adapters that are ready to use, within a budget of bytes."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from enum import Enum
 from itertools import islice
 
 from lokr_core import Adapted, Adapter, AdapterInUseError, AdapterRef
+from lokr_core.spec import ModelSpec
+from lokr_serve.adapters.expiry import ExpiryTimer
 from lokr_serve.errors import AdapterBudgetError
 from lokr_serve.metrics import Metrics
 
@@ -20,6 +23,8 @@ class LeaveReason(Enum):
     TTL = "ttl"
     UNLOAD = "unload"
     REPLACE = "replace"
+    IDLE = "idle"  # for adapters.idle_seconds
+    MEMORY = "memory"  # the device had none left for a load
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -49,9 +54,21 @@ class Residency:
     pinned) are kept in the order of their last use.
     """
 
-    def __init__(self, *, adapted: Adapted, budget_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self, *, adapted: Adapted, budget_bytes: int, idle_seconds: float = 0.0, metrics: Metrics
+    ) -> None:
+        """Hold what is given, for the model that it was read for.
+
+        Args:
+            adapted: The model.
+            budget_bytes: That adapters may take.
+            idle_seconds: How long one that may be evicted stays after its last use; 0 is for ever.
+            metrics: Told of what is here and what has left.
+        """
         self._adapted = adapted
         self._budget_bytes = budget_bytes
+        self._idle_seconds = idle_seconds
+        self._idle_timer = ExpiryTimer(self._leave_idle)
         self._metrics = metrics
         self._current: OrderedDict[str, Resident] = OrderedDict()  # by id, last used last
         self._idle: OrderedDict[str, Resident] = OrderedDict()  # those that may be evicted
@@ -68,6 +85,11 @@ class Residency:
     def __len__(self) -> int:
         """Count the ids that are in memory."""
         return len(self._current)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that adapters are read for."""
+        return self._adapted.spec
 
     def get(self, adapter_id: str) -> Resident | None:
         """Return the current version of an id, if it is in memory."""
@@ -166,6 +188,17 @@ class Residency:
         self._retire(resident, reason)
         return resident.num_bytes
 
+    def make_way(self) -> None:
+        """Give back what nobody uses, as the device has no memory left: adapters and merges."""
+        for resident in list(self._idle.values()):
+            self._retire(resident, LeaveReason.MEMORY)
+        self._adapted.merges.discard_idle()
+        self._report()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        self._idle_timer.close()
+
     @property
     def _lingering_bytes(self) -> int:
         """Bytes of what no lease holds but a running forward does; it goes at the next sweep."""
@@ -199,9 +232,16 @@ class Residency:
         adapter_id = resident.ref.adapter_id
         if self._idle.pop(adapter_id, None) is not None:
             self._idle_bytes -= resident.num_bytes
+        self._idle_timer.discard(adapter_id)
         if not (resident.num_leases or resident.is_pinned):
             self._idle[adapter_id] = resident
             self._idle_bytes += resident.num_bytes
+            if self._idle_seconds:
+                now = asyncio.get_running_loop().time()
+                self._idle_timer.set(adapter_id, now + self._idle_seconds)
+
+    def _leave_idle(self, adapter_id: str) -> None:
+        self._retire(self._idle[adapter_id], LeaveReason.IDLE)
 
     def _evict(self, needed_bytes: int) -> None:
         while self._used_bytes - self._lingering_bytes + needed_bytes > self._budget_bytes:
@@ -221,6 +261,7 @@ class Residency:
     def _retire(self, resident: Resident, reason: LeaveReason) -> None:
         adapter_id = resident.ref.adapter_id
         del self._current[adapter_id]
+        self._idle_timer.discard(adapter_id)
         if self._idle.pop(adapter_id, None) is not None:
             self._idle_bytes -= resident.num_bytes
         if resident.is_pinned:

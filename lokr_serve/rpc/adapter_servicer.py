@@ -5,12 +5,14 @@ from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
+from lokr_serve.config import LimitSettings
 from lokr_serve.rpc.adapter_conversion import adapter_message, load_spec
 from lokr_serve.rpc.audit import audited_id
 from lokr_serve.rpc.authorization import require_adapter, require_source
 from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.fields import seconds
 from lokr_serve.rpc.gate import Gate
+from lokr_serve.rpc.ownership import owned
 from lokr_serve.rpc.pages import page
 from lokr_serve.rpc.upload import receive_upload
 from lokr_serve.types import AdapterStatus
@@ -37,8 +39,9 @@ DEFAULT_DRAIN_SECONDS = 30.0
 class AdapterServicer(AdapterServiceServicer):
     """Serves the registry behind the gate."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, limits: LimitSettings) -> None:
         self._gate = gate
+        self._limits = limits
 
     async def LoadAdapter(
         self,
@@ -48,7 +51,7 @@ class AdapterServicer(AdapterServiceServicer):
         """Register an adapter, load it, and return it."""
         _require(request.adapter_id)
         require_source(request.source)
-        spec = replace(load_spec(request), owner=caller_variable.get().name)
+        spec = owned(load_spec(request), self._limits)
         status = await self._gate.backend().registry.load(spec)
         return LoadAdapterResponse(adapter=_shown(status))
 
@@ -58,7 +61,8 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[UploadAdapterRequest, UploadAdapterResponse],
     ) -> UploadAdapterResponse:
         """Receive an adapter's file, register it, load it, and return it."""
-        status = await receive_upload(request, context, self._gate.backend().registry)
+        registry = self._gate.backend().registry
+        status = await receive_upload(request, context, registry, self._limits)
         return UploadAdapterResponse(adapter=_shown(status))
 
     async def UnloadAdapter(

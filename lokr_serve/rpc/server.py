@@ -137,7 +137,7 @@ def build_listeners(
     servicers = _Servicers(
         text=TextServicer(gate, Admission(settings.text, settings.limits, metrics)),
         images=ImageServicer(gate, Admission(settings.image, settings.limits, metrics)),
-        adapters=AdapterServicer(gate),
+        adapters=AdapterServicer(gate, settings.limits),
         health=Health(gate, SERVICES),
     )
     inference = _build_server(servicers, settings, (*scopes, reading_scope))

@@ -175,7 +175,8 @@ def _packed(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> 
 
 def _facts(error: LokrError) -> dict[str, str]:
     """Return what the error knows, as text: an error's attributes are its facts."""
-    return {name: _shorten(_text(value), MAX_FACT_BYTES) for name, value in vars(error).items()}
+    known = {name: value for name, value in vars(error).items() if value is not None}
+    return {name: _shorten(_text(value), MAX_FACT_BYTES) for name, value in known.items()}
 
 
 def _text(value: object) -> str:

@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
 from lokr_serve.adapters import AdapterRegistry
+from lokr_serve.config import LimitSettings
 from lokr_serve.errors import DeadlineError, UploadError
 from lokr_serve.rpc.audit import audited_id
 from lokr_serve.rpc.authorization import require_adapter
-from lokr_serve.rpc.caller import caller_variable
+from lokr_serve.rpc.ownership import owned
 from lokr_serve.rpc.upload_fields import announced_file, upload_spec
 from lokr_serve.types import AdapterStatus
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadAdapterResponse, UploadHeader
@@ -25,6 +25,7 @@ async def receive_upload(
     frames: Frames,
     context: ServicerContext[UploadAdapterRequest, UploadAdapterResponse],
     registry: AdapterRegistry,
+    limits: LimitSettings,
 ) -> AdapterStatus:
     """Receive a file and load it; what came of a file stays for the next call if this one breaks.
 
@@ -42,7 +43,7 @@ async def receive_upload(
     audited_id.set(header.adapter_id)
     require_adapter(header.adapter_id)
     file = await asyncio.to_thread(announced_file, header)
-    spec = replace(upload_spec(header, file), owner=caller_variable.get().name)
+    spec = owned(upload_spec(header, file), limits)
     async with registry.receive(spec, file) as upload:
         await context.send_initial_metadata(((OFFSET_KEY, str(upload.offset)),))
         async for chunk in _chunks(frames):

@@ -38,6 +38,7 @@ class LoadSpec:
     digest: str | None = None  # hex SHA-256 that the tensor file must have
     overrides: AdapterOverrides = AdapterOverrides()
     owner: str = ""  # the client whose adapters' bytes it counts among; empty is nobody's
+    max_owner_bytes: int | None = None  # of all of them; None is no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

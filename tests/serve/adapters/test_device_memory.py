@@ -1,13 +1,15 @@
 """A device whose memory is full: what loads and merges end with, and what is left behind."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from lokr_core import Adapted, AdapterMix, AdapterReader, Apply, MergedMix
+from lokr_core import Adapted, Adapter, AdapterMix, AdapterReader, Apply, MergedMix
 from lokr_serve.errors import DeviceMemoryError
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState, ApplyMode
-from tests.serve.adapters.callers import resolve, scanned, spec, until, use
+from tests.serve.adapters.callers import evictions, resolve, scanned, spec, until, use
 from tests.serve.adapters.conftest import MakeRegistry, Store
 
 
@@ -87,3 +89,32 @@ async def test_a_merge_that_lacks_memory_takes_that_of_idle_ones(
 
     assert (await resolve(registry, ApplyMode.MERGED, "b"))[1] is Apply.MERGED
     assert idle not in adapted.merges
+
+
+async def test_a_load_that_lacks_memory_takes_that_of_idle_adapters(
+    make_registry: MakeRegistry,
+    store: Store,
+    adapted: Adapted,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Budgets may promise what the device has not; a request goes before what nobody uses."""
+    registry = await scanned(make_registry, store, "abcd")
+    await use(registry, "a")
+    await resolve(registry, ApplyMode.MERGED, "b")
+    await registry.update("c", pinned=True, ttl_seconds=None)
+    read = AdapterReader.read
+
+    def read_if_there_is_room(*arguments: Any) -> Adapter:
+        if registry.get("a").state is AdapterState.READY or adapted.merges.num_bytes:
+            raise torch.OutOfMemoryError("injected")
+        return read(*arguments)
+
+    monkeypatch.setattr(AdapterReader, "read", read_if_there_is_room)
+    await use(registry, "d")
+
+    states = {status.adapter_id: status.state for status in registry.list()}
+    assert states["c"] is states["d"] is AdapterState.READY
+    assert states["a"] is states["b"] is AdapterState.REGISTERED
+    assert evictions(metrics, "memory") == 2
+    assert metrics.registry.get_sample_value("lokr_serve_merge_cache_bytes") == 0

@@ -15,6 +15,7 @@ import lokr_core
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.request import LoadRequest
+from lokr_serve.adapters.residency import Residency
 from lokr_serve.adapters.sources import Sources
 from lokr_serve.adapters.turns import LoadTurns
 from lokr_serve.adapters.workers import Workers, join
@@ -37,12 +38,13 @@ def request(adapter_id: str, scale: float | None = None) -> LoadRequest:
 async def make_loader(store: Store, metrics: Metrics) -> AsyncIterator[MakeLoader]:
     """Builds loaders for a model on another device, with so many bytes of host memory."""
     workers = Workers(1)
+    adapted = lokr_core.attach(nn.Module.to(tiny_llama(), "meta"))
 
     def make(host_bytes: int) -> AdapterLoader:
         settings = AdapterSettings(directory=store.root, host_bytes=host_bytes)
         return AdapterLoader(
             sources=Sources(settings=settings, workers=workers, metrics=metrics),
-            spec=lokr_core.attach(nn.Module.to(tiny_llama(), "meta")).spec,
+            residency=Residency(adapted=adapted, budget_bytes=2**30, metrics=metrics),
             workers=workers,
             turns=LoadTurns(share=1.0, is_serving=lambda: False),
             settings=settings,

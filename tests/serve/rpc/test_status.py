@@ -33,6 +33,7 @@ from lokr_serve.errors import (
     DeviceMemoryError,
     DigestMismatchError,
     InvalidRequestError,
+    LimitExceededError,
     QueueFullError,
     SourceError,
 )
@@ -148,6 +149,16 @@ def test_a_full_queue_says_when_to_come_again() -> None:
 
     assert retry.retry_delay.ToMilliseconds() == 1500
     assert dict(status.trailers)[PUSHBACK_TRAILER] == "1500"
+
+
+def test_a_limit_that_time_alone_does_not_lift_names_no_time() -> None:
+    """A client that waited would come back in vain."""
+    status = error_status(LimitExceededError("client 'a'", "has all that it may have"))
+
+    assert PUSHBACK_TRAILER not in dict(status.trailers)
+    assert "retry_seconds" not in read_detail(status.trailers, ErrorInfo).metadata
+    with pytest.raises(AssertionError, match="no RetryInfo"):
+        read_detail(status.trailers, RetryInfo)
 
 
 def test_a_bug_shows_its_id_alone() -> None:
