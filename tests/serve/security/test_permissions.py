@@ -223,3 +223,35 @@ def test_requests_for_images_are_checked_as_well(
         "client 'poet-only' may not use adapter 'ink'",
         "GenerateImage needs the permission infer, which client 'keeper' lacks",
     ]
+
+
+def test_an_alias_of_ones_own_does_not_lead_to_anothers_adapter(
+    model_folder: Path, adapter_folder: Path, clients_file: Path, tmp_path: Path
+) -> None:
+    """What a name stands for is checked as well as the name."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(
+        "adapters:\n"
+        "  - {id: pirate, source: pirate, aliases: [poets/best]}\n"
+        "  - {id: poet, source: poet, aliases: [poets/first, shared/first]}\n"
+    )
+    settings = tiny_settings(
+        model_folder,
+        adapter_folder,
+        security={"clients": clients_file},
+        adapters={"manifest": manifest},
+    )
+    credentials = Credentials(token=token_of("poet-only"))
+    with (
+        running_server(settings) as server,
+        Client(server.ready.result().listen, credentials=credentials) as client,
+    ):
+        used = client.generate_once(request_with("poets/first"))
+        shown = client.get_adapter("poets/first")
+        with pytest.raises(PermissionDeniedError, match="may not use adapter 'pirate'"):
+            client.generate_once(request_with("poets/best"))
+        with pytest.raises(PermissionDeniedError, match="may not use adapter 'pirate'"):
+            client.get_adapter("poets/best")
+
+    assert used.started.mix_name == "poet"
+    assert (shown.adapter_id, tuple(shown.aliases)) == ("poet", ("poets/first",))
