@@ -70,6 +70,30 @@ async def join(call: asyncio.Future[Value]) -> Value:
     return call.result()
 
 
+async def whole(call: asyncio.Future[Value]) -> Value:
+    """Wait for a call to its end, also if being cancelled meanwhile, which is raised after it.
+
+    For a call that uses what is given back once it is over.
+
+    Raises:
+        ShuttingDownError: The pool was closed before the call began.
+    """
+    cancellation = None
+    while not call.done():
+        try:
+            await asyncio.wait({call})
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if call.cancelled():
+        raise ShuttingDownError("the server is shutting down")
+    failure = call.exception()
+    if cancellation is not None:
+        raise cancellation
+    if failure is not None:
+        raise failure
+    return call.result()
+
+
 class SharedCalls(Generic[Key, Value]):
     """Calls in the workers by key; while one runs, whoever asks for its key shares it."""
 

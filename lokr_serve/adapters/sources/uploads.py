@@ -11,7 +11,7 @@ from lokr_serve.adapters.sources.located import Located
 from lokr_serve.adapters.sources.room import Room, storing
 from lokr_serve.adapters.sources.shelf import SCHEME, AnnouncedFile, Shelf, is_entry, is_key
 from lokr_serve.adapters.sources.stored_file import StoredFile
-from lokr_serve.adapters.workers import Workers
+from lokr_serve.adapters.workers import Workers, whole
 from lokr_serve.errors import (
     DigestMismatchError,
     InvalidRequestError,
@@ -28,18 +28,27 @@ NUM_THREADS = 4  # that write; apart from those that load
 
 
 class Upload:
-    """One file on its way; used by one call."""
+    """One file on its way; used by one call, which may be cancelled at any time.
 
-    def __init__(
-        self, file: AnnouncedFile, part: StoredFile | None, shelf: Shelf, workers: Workers
-    ) -> None:
-        """Bind what is there of the file; no part means all of it."""
+    What a thread does with the file is waited for all the same, so that it is not closed meanwhile.
+    """
+
+    def __init__(self, file: AnnouncedFile, shelf: Shelf, room: Room, workers: Workers) -> None:
         self._file = file
-        self._part = part
         self._shelf = shelf
+        self._room = room
         self._workers = workers
-        self.offset = file.num_bytes if part is None else part.num_bytes  # of the first byte wanted
-        self._num_bytes = self.offset
+        self._part: StoredFile | None = None  # none once all of the file is there
+        self.offset = 0  # of the first byte wanted
+        self._num_bytes = 0
+
+    async def open(self) -> None:
+        """Look what is there of the file, and make room for the rest.
+
+        Raises:
+            StorageFullError: There is none.
+        """
+        await whole(self._workers.submit(self._open))
 
     async def write(self, chunk: bytes) -> None:
         """Append the next bytes.
@@ -86,22 +95,33 @@ class Upload:
     async def close(self) -> None:
         """Close the file; what came of it stays."""
         if self._part is not None:
-            await self._workers.submit(self._part.close)
+            await whole(self._workers.submit(self._part.close))
+
+    def _open(self) -> None:
+        self.offset = self._num_bytes = self._file.num_bytes
+        if self._shelf.holds(self._file):
+            return
+        self._shelf.discard(self._file.key)
+        size = self._file.num_bytes + len(self._file.config or b"")
+        self._room.reserve(self._file.part_name, size)
+        with storing(SETTING):
+            self._part = self._shelf.open_part(self._file)
+        self.offset = self._num_bytes = self._part.num_bytes
 
     async def _hash_what_was_there(self, part: StoredFile) -> None:
         while not part.is_hashed:
-            await self._workers.submit(part.hash_block)
+            await whole(self._workers.submit(part.hash_block))
 
     async def _or_drop(self, change: "partial[None]") -> None:
         try:
-            await self._workers.submit(change)
+            await whole(self._workers.submit(change))
         except OSError:
             await self._drop()
             raise
 
     async def _drop(self) -> None:
         if self._part is not None:
-            await self._workers.submit(self._part.remove)
+            await whole(self._workers.submit(self._part.remove))
 
 
 class Uploads:
@@ -154,8 +174,9 @@ class Uploads:
         self._room.hold(file.key)
         is_wanted = False
         try:
-            upload = await self._workers.submit(partial(self._begin, file))
+            upload = Upload(file, self._shelf, self._room, self._workers)
             try:
+                await upload.open()
                 yield upload
             finally:
                 await upload.close()
@@ -197,17 +218,6 @@ class Uploads:
     async def close(self) -> None:
         """Wait for the threads."""
         await self._workers.close()
-
-    def _begin(self, file: AnnouncedFile) -> Upload:
-        """Look what is there of a file, and make room for the rest; blocks."""
-        if self._shelf.holds(file):
-            return Upload(file, None, self._shelf, self._workers)
-        self._shelf.discard(file.key)
-        size = file.num_bytes + len(file.config or b"")
-        self._room.reserve(file.part_name, size)
-        with storing(SETTING):
-            part = self._shelf.open_part(file)
-        return Upload(file, part, self._shelf, self._workers)
 
 
 def _log_failure(removal: asyncio.Future[bool]) -> None:
