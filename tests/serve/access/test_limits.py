@@ -151,8 +151,10 @@ def test_whoever_waits_as_long_as_told_finds_the_next_token(
     with pytest.raises(LimitExceededError, match="requests a second") as caught:
         scene.ask(caller())
 
-    assert caught.value.retry_seconds <= 1.25 / rate + 1e-6
-    scene.clock.wait(caught.value.retry_seconds)
+    seconds = caught.value.retry_seconds
+    assert seconds is not None
+    assert seconds <= 1.25 / rate + 1e-6
+    scene.clock.wait(seconds)
     assert scene.fits(caller())
 
 
@@ -203,6 +205,7 @@ def test_the_time_to_come_again_follows_from_how_fast_requests_end() -> None:
         with pytest.raises(LimitExceededError) as caught:
             scene.ask(caller())
 
+    assert caught.value.retry_seconds is not None
     assert 1.9 <= caught.value.retry_seconds <= 2.6
 
 
