@@ -30,7 +30,8 @@ class AliasTable:
         names: defaultdict[str, list[str]] = defaultdict(list)
         for alias in sorted(targets):
             names[targets[alias]].append(alias)
-        self._targets, self._names = dict(targets), names
+        self._targets = dict(targets)
+        self._names = {adapter_id: tuple(aliases) for adapter_id, aliases in names.items()}
 
     def names_of(self, adapter_id: str) -> Sequence[str]:
         """Return the aliases of an id, sorted."""

@@ -37,6 +37,7 @@ class DeclaredAdapters:
         """Register an id as it is declared, or take one over that is there; loads nothing."""
         record = self._catalogue.peek(entry.adapter_id) or self._catalogue.register(entry.request)
         record.is_declared = True
+        record.owner = ""
         record.refused = None
         if record.request != entry.request:
             self._redirect(record, entry.request)
@@ -77,8 +78,9 @@ class DeclaredAdapters:
         Raises:
             LokrError: It cannot be loaded, or there is no room; what was there still is.
         """
-        record = self._catalogue.get(entry.adapter_id)
-        if record.request == entry.request and self.is_resident(entry):
+        record = self._catalogue.peek(entry.adapter_id)
+        is_due = record is None or record.request != entry.request
+        if not is_due and self.is_resident(entry):
             self._residency.set_pinned(entry.adapter_id, entry.pinned)
             return
         adapter = await self._catalogue.read(entry.request)

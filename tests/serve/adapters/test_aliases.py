@@ -23,7 +23,7 @@ def test_an_alias_stands_for_its_id_and_an_id_for_itself() -> None:
     aliases = table(dawn="poet", best="poet", loud="pirate")
 
     assert [aliases.resolve(name) for name in ("dawn", "poet", "new")] == ["poet", "poet", "new"]
-    assert aliases.names_of("poet") == ["best", "dawn"]
+    assert aliases.names_of("poet") == ("best", "dawn")
     assert aliases.names_of("plain") == ()
 
 

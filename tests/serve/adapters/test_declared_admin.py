@@ -134,7 +134,7 @@ async def test_an_alias_is_as_good_as_its_id_in_requests(scene: Declaring) -> No
     assert by_alias.name == "a*0.5"
     assert scene.registry.ids_of([part("dawn")]) == ("a",)
     assert scene.status("dawn") == scene.status("a")
-    assert scene.status("a").aliases == ["dawn"]
+    assert scene.status("a").aliases == ("dawn",)
     assert [status.adapter_id for status in scene.registry.list()] == ["a"]
     with pytest.raises(InvalidRequestError, match="'dawn' and 'a' are both 'a'"):
         await use(scene.registry, "a", "dawn")
@@ -152,7 +152,7 @@ async def test_an_alias_moves_to_the_next_version_in_one_step(scene: Declaring, 
     await until(lambda: scene.has("b") and scene.status("b").state is AdapterState.LOADING)
     async with scene.registry.lease([part("dawn")], ApplyMode.UNMERGED) as lease:
         gate.open()
-        await until(lambda: scene.status("b").aliases == ["dawn"])
+        await until(lambda: scene.status("b").aliases == ("dawn",))
         after = await use(scene.registry, "dawn")
         held = lease.mix.name
         was_ended = lease.ended.done()
@@ -182,7 +182,7 @@ async def test_an_alias_hides_an_adapter_of_its_name_and_says_so(
     """All replicas must agree on a name, whatever lies in the folder of one."""
     await scene.registry.load(spec("b"))
     scene.declare(entry("a", aliases=["b"]))
-    await until(lambda: scene.status("a").aliases == ["b"])
+    await until(lambda: scene.status("a").aliases == ("b",))
 
     assert (await use(scene.registry, "b")).name == "a"
     assert "adapter 'b' cannot be named" in caplog.text
@@ -194,7 +194,7 @@ async def test_an_alias_hides_an_adapter_of_its_name_and_says_so(
 async def test_a_declared_id_can_become_an_alias(scene: Declaring) -> None:
     """Its name means the old adapter until the new one is there, and then the new one."""
     scene.declare(entry("b", aliases=["a"]))
-    await until(lambda: scene.has("b") and scene.status("b").aliases == ["a"])
+    await until(lambda: scene.has("b") and scene.status("b").aliases == ("a",))
     await until(lambda: [status.adapter_id for status in scene.registry.list()] == ["b"])
 
     assert (await use(scene.registry, "a")).name == "b"

@@ -55,6 +55,20 @@ async def test_nothing_is_ready_before_the_model_is(
     assert await check(stub, service) == NOT_SERVING
 
 
+async def test_a_server_whose_adapters_are_not_loaded_yet_is_not_ready_and_serves(
+    gate: Gate, stub: HealthStub, backend: TextBackend
+) -> None:
+    """A rollout waits for them; an operator who looks why it does must get an answer."""
+    gate.admit(backend)
+    statuses = [await check(stub, service) for service in ("", SERVICE, "readiness", "liveness")]
+    served = gate.backend()
+    gate.open(backend)
+
+    assert statuses == [NOT_SERVING, NOT_SERVING, NOT_SERVING, SERVING]
+    assert served is backend
+    assert await check(stub, SERVICE) == SERVING
+
+
 @pytest.mark.parametrize("service", ["", SERVICE, "readiness"])
 async def test_a_server_that_is_about_to_leave_says_so_and_serves(
     gate: Gate, stub: HealthStub, backend: TextBackend, service: str
