@@ -43,9 +43,8 @@ class Limits:
         """How many clients and adapters are remembered."""
         return len(self._clients) + len(self._adapters)
 
-    @contextmanager
-    def counting(self, caller: Caller, adapter_ids: Sequence[str]) -> Iterator[Callable[[], None]]:
-        """Count a request until the block ends; what is given notes that it waits no more.
+    def check(self, caller: Caller, adapter_ids: Sequence[str]) -> None:
+        """Check that one more request is within the limits; nothing is counted.
 
         Args:
             caller: Who makes it.
@@ -54,12 +53,21 @@ class Limits:
         Raises:
             LimitExceededError: The client, or an adapter, has what it may have already.
         """
-        own = self._allowance_of(caller)
-        counts = [(self._clients, caller.name, own)]
-        counts += [(self._adapters, name, self._adapter_allowance) for name in adapter_ids]
-        self._check(counts)
+        try:
+            for ledger, name, allowed in self._counts(caller, adapter_ids):
+                ledger.check(name, allowed)
+        except LimitExceededError:
+            self._metrics.requests_shed.labels(ShedReason.LIMIT.value).inc()
+            raise
+
+    @contextmanager
+    def counting(self, caller: Caller, adapter_ids: Sequence[str]) -> Iterator[Callable[[], None]]:
+        """Count a request that has just passed the check, until the block ends.
+
+        What is given notes that the request waits no more.
+        """
         with ExitStack() as ends, ExitStack() as waits:
-            for ledger, name, allowed in counts:
+            for ledger, name, allowed in self._counts(caller, adapter_ids):
                 ledger.begin(name, allowed)
                 ends.callback(ledger.end, name)
                 waits.callback(ledger.admit, name)
@@ -75,13 +83,13 @@ class Limits:
             max_waiting=_places(share, self._max_queue),
         )
 
-    def _check(self, counts: Iterable[tuple[Ledger, str, Allowance]]) -> None:
-        try:
-            for ledger, name, allowed in counts:
-                ledger.check(name, allowed)
-        except LimitExceededError:
-            self._metrics.requests_shed.labels(ShedReason.LIMIT.value).inc()
-            raise
+    def _counts(
+        self, caller: Caller, adapter_ids: Iterable[str]
+    ) -> Iterator[tuple[Ledger, str, Allowance]]:
+        """Yield whose counts a request is one of, and what they may be."""
+        yield self._clients, caller.name, self._allowance_of(caller)
+        for adapter_id in adapter_ids:
+            yield self._adapters, adapter_id, self._adapter_allowance
 
 
 def _places(share: float, max_queue: int) -> int | None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from lokr_serve.access.limits import Limits
@@ -85,15 +85,15 @@ class Admission:
         """
         caller = caller_variable.get()
         _require_priority(caller, arrival.priority)
-        with self._limits.counting(caller, arrival.adapter_ids) as stop_waiting:
-            place = self._room.enter(arrival.priority, arrival.num_bytes)
+        self._limits.check(caller, arrival.adapter_ids)
+        place = self._room.enter(arrival.priority, arrival.num_bytes)
+        with ExitStack() as held:
+            held.callback(place.leave)
+            stop_waiting = held.enter_context(self._limits.counting(caller, arrival.adapter_ids))
             visit = Visit(caller, place, stop_waiting, arrival.time_left())
-            try:
-                with self._counting_late(visit, arrival.time_left):
-                    async with Interruption(place.shed, _shed):
-                        yield visit
-            finally:
-                place.leave()
+            held.enter_context(self._counting_late(visit, arrival.time_left))
+            async with Interruption(place.shed, _shed):
+                yield visit
 
     @contextmanager
     def _counting_late(self, visit: Visit, time_left: Callable[[], float | None]) -> Iterator[None]:

@@ -37,10 +37,12 @@ class Scene:
 
     def begin(self, held: ExitStack, who: Caller, *adapters: str) -> Callable[[], None]:
         """Begin a request that lasts as long as ``held``; return what admits it."""
+        self.limits.check(who, adapters)
         return held.enter_context(self.limits.counting(who, adapters))
 
     def ask(self, who: Caller, *adapters: str) -> None:
         """Make a request that ends at once."""
+        self.limits.check(who, adapters)
         with self.limits.counting(who, adapters):
             pass
 

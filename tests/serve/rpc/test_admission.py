@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -54,14 +54,21 @@ class Scene:
         return self.metrics.registry.get_sample_value("lokr_serve_requests_shed_total", labels)
 
 
+@contextmanager
+def as_caller(caller: Caller) -> Iterator[None]:
+    """Have a client make the calls of the block."""
+    token = caller_variable.set(caller)
+    yield
+    caller_variable.reset(token)
+
+
 @pytest.fixture
 def team() -> Iterator[Caller]:
     """A client that may not be urgent, which makes the calls of the test."""
     limits = ClientLimits(max_requests=1, max_priority=NORMAL)
     caller = Caller(name="team", permissions=frozenset(), limits=limits)
-    token = caller_variable.set(caller)
-    yield caller
-    caller_variable.reset(token)
+    with as_caller(caller):
+        yield caller
 
 
 async def test_a_request_that_runs_has_left_the_queue() -> None:
@@ -192,3 +199,17 @@ async def test_a_request_counts_for_the_client_that_makes_it(team: Caller) -> No
 
     assert visit.client == "team"
     assert scene.num_shed("limit") == 1
+
+
+async def test_a_request_that_a_full_queue_refuses_has_used_nothing() -> None:
+    """Else who was told to come again would be refused for having come."""
+    scene = Scene(LimitSettings(client_rate=0.001, client_requests=9), max_queue=1)
+    async with AsyncExitStack() as held:
+        held.enter_context(as_caller(Caller(name="another", permissions=frozenset())))
+        await scene.enter(held, arrival())
+        with as_caller(Caller(name="patient", permissions=frozenset())):
+            for _ in range(3):
+                with pytest.raises(QueueFullError):
+                    await scene.enter(held, arrival())
+    with as_caller(Caller(name="patient", permissions=frozenset())):
+        assert await scene.is_free()
