@@ -74,8 +74,8 @@ class Schedule:
         if outcome is not None:
             self._observe(outcome, time.monotonic() - began_at)
             self._advance(outcome)
+        self._show_load()  # first: who has the last event finds its rows gone
         self._flush()
-        self._show_load()
 
     def _try(self) -> StepOutcome | None:
         """Run the batch's step; one that fails is made good, and has no outcome."""

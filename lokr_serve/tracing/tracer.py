@@ -29,9 +29,9 @@ _PARENT_KEYS = ("traceparent", "tracestate")
 class CallTracer:
     """Makes spans of calls; they are sent by the processor that it is given.
 
-    Attributes are named as the semantic conventions for RPC have it since version 1.38
-    (``rpc.system.name``, ``rpc.method`` with the service, ``rpc.response.status_code``); our own
-    start with ``lokr_serve.``.
+    Attributes are named as the semantic conventions for RPC have it now (``rpc.system.name``,
+    ``rpc.method`` with the service, ``rpc.response.status_code``); our own start with
+    ``lokr_serve.``.
     """
 
     def __init__(

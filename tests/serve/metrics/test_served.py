@@ -40,19 +40,31 @@ def names(families: Iterable[Metric]) -> set[str]:
     return {name for name in found if not name.endswith("_created")}
 
 
+def documented() -> set[str]:
+    """Return the metrics of the documentation's table."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    return set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+
+
 def test_every_metric_is_documented_and_every_documented_one_served(
     shared_server: Connection,
 ) -> None:
     """Whoever builds a dashboard looks there, and nowhere else."""
     shared_server.client.generate_once(request())
-    documented = set(
-        re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
-    )
     declared = Metrics(version="test")  # with what a server has once it has a manifest
     ManifestMetrics(declared.registry)
     served = names(text_string_to_metric_families(scrape(shared_server)))
 
-    assert served | names(declared.registry.collect()) == documented
+    assert served | names(declared.registry.collect()) == documented()
+
+
+def test_the_example_for_gateways_names_metrics_that_there_are() -> None:
+    """A picker takes a metric that is not there for zero."""
+    text = (ROOT / "docs" / "observability.md").read_text()
+    specs = re.findall(r'Spec: "(\w+)', text)
+
+    assert len(specs) == 6
+    assert set(specs) <= documented()
 
 
 def test_promtool_has_nothing_to_say(shared_server: Connection) -> None:
