@@ -144,15 +144,18 @@ async def test_what_is_declared_again_while_it_drains_serves_again(hold: Hold) -
 async def test_an_adapter_loaded_by_hand_is_taken_over(hold: Hold) -> None:
     """From then on the manifest says what becomes of it."""
     async with hold() as scene:
-        await scene.registry.load(spec("a", pinned=True, ttl_seconds=5.0))
+        await scene.registry.load(spec("a", pinned=True, ttl_seconds=5.0, owner="team"))
         version = scene.status("a").version
         scene.declare(entry("a"))
         await until(lambda: scene.status("a").is_declared)
         taken = scene.status("a")
+        record = scene.registry._catalogue.peek("a")
         scene.declare()
         await until(lambda: not scene.has("a"))
 
         assert (taken.version, taken.pinned, taken.ttl_seconds) == (version, False, 0.0)
+        assert record is not None
+        assert record.owner == ""  # the client may load another in its place
 
 
 async def test_an_adapter_of_the_folder_goes_back_to_it(hold: Hold) -> None:
