@@ -39,7 +39,7 @@ async def audit_scope(call: Call) -> AsyncIterator[None]:
     def tell(code: grpc.StatusCode) -> None:
         fields = {
             "method": f"{call.service}/{call.method}",
-            "caller": caller_variable.get().name,
+            "caller": _clean(caller_variable.get().name),
             "peer": call.context.peer(),
             "adapter_id": _clean(audited_id.get()),
             "code": code.name,

@@ -75,7 +75,7 @@ def _identities(facts: Mapping[str, Iterable[bytes]]) -> CertificateIdentities:
 
 
 def _texts(facts: Mapping[str, Iterable[bytes]], key: str) -> tuple[str, ...]:
-    return tuple(value.decode(errors="replace") for value in facts.get(key, ()))
+    return tuple(value.decode(errors="replace") for value in facts.get(key, ()) if value)
 
 
 def _holder(identities: CertificateIdentities) -> Caller:

@@ -62,15 +62,15 @@ class Pki:
             private_key=None if pair is None else pair.private_key,
         )
 
-    def spiffe(self, uri: str) -> Pair:
-        """Return a certificate for a URI, which trustme does not make."""
+    def spiffe(self, *uris: str) -> Pair:
+        """Return a certificate for URIs alone, which trustme does not make; for nobody without."""
         leaf = issue(self.authority, "workload.example")
         template = x509.load_pem_x509_certificate(leaf.chain)
         signer = load_pem_private_key(self.authority.private_key_pem.bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(template.issuer)
@@ -78,9 +78,10 @@ class Pki:
             .serial_number(x509.random_serial_number())
             .not_valid_before(template.not_valid_before_utc)
             .not_valid_after(template.not_valid_after_utc)
-            .add_extension(names, critical=True)
-            .sign(signer, hashes.SHA256())
         )
+        if uris:
+            builder = builder.add_extension(names, critical=True)
+        certificate = builder.sign(signer, hashes.SHA256())
         return Pair(
             chain=certificate.public_bytes(Encoding.PEM),
             private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),

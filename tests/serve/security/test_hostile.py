@@ -252,3 +252,19 @@ def test_a_server_whose_listener_has_ended_ends_itself(
 
     with pytest.raises(EngineStoppedError, match=r"the listener on .* has ended"):
         server.ended.result(30)
+
+
+def test_a_listener_that_fails_is_noticed_as_well(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a bug of grpc raises reaches nobody but who asks."""
+
+    async def fail(server: grpc.aio.Server, *limit: float) -> bool:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr("grpc.aio._server.Server.wait_for_termination", fail)
+    server = RunningServer(settings=tiny_settings(model_folder))
+    server.start()
+
+    with pytest.raises(EngineStoppedError, match=r"the listener on .* has failed"):
+        server.ended.result(30)

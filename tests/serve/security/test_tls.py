@@ -172,6 +172,7 @@ def test_without_a_certificate_of_the_authority_nobody_connects(
             assert generates(address, pki.credentials("team.example"), WITH_POET)
             assert not generates(address, pki.credentials())
             assert not generates(address, pki.credentials_of(foreign))
+            assert not generates(address, pki.credentials_of(pki.spiffe()))  # it names nobody
             assert not generates(address, Credentials())
 
 
@@ -253,7 +254,10 @@ def test_a_server_does_not_start_with_bad_certificates(
         pass
 
 
-@pytest.mark.parametrize(("listen", "is_warned"), [("0.0.0.0:0", True), ("127.0.0.1:0", False)])
+@pytest.mark.parametrize(
+    ("listen", "is_warned"),
+    [("0.0.0.0:0", True), ("[::]:0", True), ("127.0.0.1:0", False), ("localhost:0", False)],
+)
 def test_tokens_without_tls_are_warned_of_where_others_can_listen(
     model_folder: Path,
     clients_file: Path,
