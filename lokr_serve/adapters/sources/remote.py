@@ -99,13 +99,14 @@ class RemoteSource:
 
     async def _fetch(self, source: str, uri: Uri) -> str:
         """Hold a copy of what the store has now, and return its name."""
+        deadline = Deadline(at=monotonic() + self._fetch_seconds, stop=self._stop)
         try:
             async with asyncio.timeout(self._fetch_seconds):
                 # Kept alive by those who wait for it, and forgotten with the last of them.
                 turn = self._turns.setdefault(source, asyncio.Lock())
                 async with turn:
                     self._back_off.require(source)
-                    name = await self._run(source, uri)
+                    name = await self._run(source, uri, deadline)
         except TimeoutError:
             raise self._back_off.note(source, self._lateness()) from None
         except UnreachableError as error:
@@ -113,9 +114,7 @@ class RemoteSource:
         self._back_off.clear(source)
         return name
 
-    async def _run(self, source: str, uri: Uri) -> str:
-        deadline = Deadline(at=monotonic() + self._fetch_seconds, stop=self._stop)
-
+    async def _run(self, source: str, uri: Uri, deadline: Deadline) -> str:
         def fetch() -> str:
             driver = self._driver(source, uri.scheme)
             errand = Errand(source=source, uri=uri, driver=driver, deadline=deadline)

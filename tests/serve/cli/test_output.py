@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lokr_serve.cli.output import print_json, print_table, progress
+from lokr_serve.cli.output import byte_progress, print_json, print_table, progress
 from lokr_serve.types import AdapterState
 
 
@@ -54,3 +54,19 @@ def test_progress_is_shown_on_a_terminal_only(
     with progress("loading") as stop:
         stop()
     assert "loading" in capsys.readouterr().err
+
+
+def test_a_bar_of_bytes_is_for_terminals_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends a gigabyte wants to see it go; a log does not."""
+    with byte_progress("sending a") as sent:
+        sent(1, 2)
+    silent = capsys.readouterr().err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with byte_progress("sending a") as sent:
+        sent(1_000_000, 2_000_000)
+    shown = capsys.readouterr().err
+
+    assert silent == ""
+    assert "sending a" in shown

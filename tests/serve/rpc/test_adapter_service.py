@@ -190,6 +190,42 @@ def test_a_load_that_can_never_be_right_is_refused_by_field(
     assert caught.value.field == field
 
 
+def test_a_hub_folder_is_read_as_it_lies(
+    model_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """What was downloaded by Hugging Face's tools is served without a network."""
+    repository, commit = tmp_path / "hub" / "models--team--poet", "ab" * 20
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "blobs").mkdir()
+    for path in (adapter_folder / "poet").glob("adapter_*"):
+        shutil.copy(path, repository / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    settings = tiny_settings(model_folder, adapter_folder, adapters={"hub": tmp_path / "hub"})
+    with running_server(settings) as running, connected(running.ready.result()) as server:
+        spec = LoadSpec(adapter_id="hub", source="hf://team/poet")
+        from_hub = server.admin.load_adapter(spec)
+        near = server.admin.load_adapter(LoadSpec(adapter_id="near", source="poet"))
+        server.admin.unload_adapter("hub")
+
+    assert (from_hub.version, from_hub.source) == (near.version, "hf://team/poet")
+    assert (snapshot / "adapter_model.safetensors").exists()
+
+
+def test_errors_of_files_name_the_source_and_no_path_of_the_server(
+    server: Connection, store: Path
+) -> None:
+    """Where the files lie is nobody's business but the operator's."""
+    (store / "broken.safetensors").write_bytes(b"not tensors")
+
+    with pytest.raises(FailedPreconditionError, match=r"broken\.safetensors: not a") as caught:
+        server.admin.load_adapter(LoadSpec(adapter_id="a", source="broken.safetensors"))
+
+    assert str(store) not in str(caught.value)
+
+
 def test_a_file_of_another_digest_is_refused(server: Connection) -> None:
     """A file that changed on its way must not be served."""
     with pytest.raises(DataLossError) as caught:
