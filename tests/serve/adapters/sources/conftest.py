@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -74,7 +75,8 @@ def use_s3(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server in a process of its own that speaks S3."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    if find_spec("moto") is None:  # its import takes seconds, and is for the other process
+        pytest.skip("moto[server] is not installed")
     log = tmp_path_factory.mktemp("moto") / "log"
     program = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
     with log.open("wb") as output:
