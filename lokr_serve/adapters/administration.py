@@ -2,6 +2,7 @@
 
 import logging
 
+from lokr_core import Adapter
 from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
@@ -53,28 +54,41 @@ class AdapterAdministration:
         self._catalogue.find(spec.adapter_id)
         request = LoadRequest.of(spec)
         adapter = await self._catalogue.read(request)
-        self.require_no_alias(spec.adapter_id)
-        record = self._catalogue.find(spec.adapter_id)
         resident = self._residency.get(spec.adapter_id)
         is_pinned = resident is not None and resident.is_pinned
-        if record is not None and record.is_declared:
-            if not record.is_as_wanted(spec, adapter.ref.version, is_pinned=is_pinned):
-                raise AdapterDeclaredError(spec.adapter_id)
-            request = record.request
-        elif record is None or spec.replace:
+        kept = self._kept_request(request, spec, adapter, is_pinned=is_pinned)
+        if kept is None:
             require_owned_room(self._catalogue.records, spec, adapter.num_bytes)
-        else:
-            version, is_resident = adapter.ref.version, resident is not None
-            if not record.has_content(request, version, is_resident=is_resident):
-                raise AdapterExistsError(spec.adapter_id)
-            request = record.request
-        is_new = record is None or request is not record.request
-        record = self._catalogue.publish(request, adapter, pinned=spec.pinned or is_pinned)
-        if is_new:
+        pinned = spec.pinned or is_pinned
+        record = self._catalogue.publish(kept or request, adapter, pinned=pinned)
+        if kept is None:
             record.owner = spec.owner
         if spec.ttl_seconds is not None:
             self._catalogue.set_ttl(record, spec.ttl_seconds)
         logger.info("adapter %r is loaded, version %s", spec.adapter_id, adapter.ref.version)
+
+    def _kept_request(
+        self, request: LoadRequest, spec: LoadSpec, adapter: Adapter, *, is_pinned: bool
+    ) -> LoadRequest | None:
+        """Return what an id stays registered to because its content is the same, if that is so.
+
+        Raises:
+            AdapterDeclaredError: The manifest has the id, and this would change it.
+            AdapterExistsError: The id has other content, and ``replace`` is not set.
+            AdapterDrainingError: The id is being unloaded.
+        """
+        self.require_no_alias(spec.adapter_id)
+        record, version = self._catalogue.find(spec.adapter_id), adapter.ref.version
+        if record is not None and record.is_declared:
+            if not record.is_as_wanted(spec, version, is_pinned=is_pinned):
+                raise AdapterDeclaredError(spec.adapter_id)
+            return record.request
+        if record is None or spec.replace:
+            return None
+        is_resident = self._residency.get(spec.adapter_id) is not None
+        if not record.has_content(request, version, is_resident=is_resident):
+            raise AdapterExistsError(spec.adapter_id)
+        return record.request
 
     async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
         """Take an id out of service, wait for its requests, and free it; files are not touched.

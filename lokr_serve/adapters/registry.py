@@ -59,14 +59,7 @@ class AdapterRegistry:
             idle_seconds=settings.idle_seconds,
             metrics=metrics,
         )
-        self._loader = AdapterLoader(
-            sources=self._sources,
-            residency=self._residency,
-            workers=self._workers,
-            turns=LoadTurns(share=settings.load_share, is_serving=lambda: self._lender.is_serving),
-            settings=settings,
-            metrics=metrics,
-        )
+        self._loader = self._build_loader()
         self._catalogue = Catalogue(
             loader=self._loader, residency=self._residency, leases=self._leases, settings=settings
         )
@@ -85,6 +78,17 @@ class AdapterRegistry:
             ),
             max_parts=settings.max_parts,
             metrics=metrics,
+        )
+
+    def _build_loader(self) -> AdapterLoader:
+        share = self._settings.load_share
+        return AdapterLoader(
+            sources=self._sources,
+            residency=self._residency,
+            workers=self._workers,
+            turns=LoadTurns(share=share, is_serving=lambda: self._lender.is_serving),
+            settings=self._settings,
+            metrics=self._metrics,
         )
 
     async def scan(self) -> None:
