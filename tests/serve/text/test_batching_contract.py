@@ -67,6 +67,7 @@ SIGNATURES: dict[str, tuple[Callable[..., object], list[str]]] = {
         PagedAttentionCache.update,
         ["self", "key_states", "value_states", "layer_idx", "kwargs"],
     ),
+    "compute_free_capacity": (PagedAttentionCache.compute_free_capacity, ["self", "relative"]),
     "add_waiting_request": (Scheduler.add_waiting_request, ["self", "state"]),
     "set_request_cancellation": (Scheduler.set_request_cancellation, ["self", "request_id"]),
     "clear_cancelled_requests": (Scheduler.clear_cancelled_requests, ["self"]),

@@ -33,14 +33,14 @@ async def test_a_collector_that_is_away_holds_nothing_up(caplog: pytest.LogCaptu
     """Tracing is the least of what a server does; its spans wait, and in the end are dropped."""
     tracer = build_tracer(TracingSettings(endpoint=NOBODY), version="1")
     assert tracer is not None
-    began = time.process_time()
+    began = time.monotonic()
     for _ in range(3000):  # more than may wait
         tracer.end(tracer.begin("S/m", ()), CallRecord(), request_id="r", code="OK")
-    seconds = time.process_time() - began
+    seconds = time.monotonic() - began
     began_at = time.monotonic()
     await tracer.close(0.5)
 
-    assert seconds < 5  # of work; waiting for one export takes ten
+    assert seconds < 30  # each export of 512 takes ten until it is given up
     assert time.monotonic() - began_at < 5
     assert "could not be sent within 0.5 s" in caplog.text
 
