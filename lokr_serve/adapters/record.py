@@ -88,7 +88,7 @@ class Record:
     known: KnownVersion = NEVER_LOADED
     failed: FailedLoad | None = None
     folder_request: LoadRequest | None = None  # what the adapter folder has under the id
-    owner: str = ""  # the client that loaded it; empty is nobody in particular
+    owner: str | None = None  # the client that loaded it; empty is one without a name
     is_declared: bool = False  # by the manifest, which alone then says what becomes of it
     refused: AdapterFailure | None = None  # why it is not yet what the manifest says
 

@@ -112,3 +112,16 @@ async def test_those_without_a_name_are_limited_together_if_at_all(
         await nobody.load("b")
     await registry.load(spec("b"))
     assert ids(registry) == ["a", "b"]
+
+
+async def test_what_lies_in_the_adapter_folder_is_nobodys(
+    registry: AdapterRegistry, store: Store
+) -> None:
+    """Not of those without a name either: they did not put it there."""
+    await registry.scan()
+    await use(registry, "a")
+    nobody = Client(registry, store, "", 1)
+    await nobody.load("new", "b")
+
+    with pytest.raises(LimitExceededError):
+        await nobody.load("newer", "c")

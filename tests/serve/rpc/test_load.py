@@ -24,6 +24,7 @@ from lokr_serve.types import (
     ImageParams,
     ImageProgress,
     ImageRequest,
+    LoadSpec,
     Priority,
     SamplingParams,
     Started,
@@ -267,7 +268,12 @@ def limited(model_folder: Path, adapter_folder: Path) -> Iterator[Connection]:
     settings = tiny_settings(
         model_folder,
         adapter_folder,
-        limits={"client_requests": 2, "adapter_requests": 1, "adapter_rate": 1.0},
+        limits={
+            "client_requests": 2,
+            "adapter_requests": 1,
+            "adapter_rate": 1.0,
+            "client_adapter_bytes": 1000,
+        },
     )
     with running_server(settings) as running, connected(running.ready.result()) as connection:
         yield connection
@@ -293,6 +299,15 @@ def test_a_limit_is_told_with_its_name_and_given_back_at_every_end(limited: Conn
     settle(limited)
     first.close()
     assert num_shed(limited, "limit") >= 1
+
+
+def test_an_adapter_that_is_too_much_for_its_client_is_not_registered(limited: Connection) -> None:
+    """Nothing but an unload would help, so no time is named."""
+    with pytest.raises(ResourceExhaustedError, match="1000 bytes of adapters and has 0") as caught:
+        limited.admin.load_adapter(LoadSpec(adapter_id="mine", source="poet"))
+
+    assert (caught.value.reason, caught.value.retry_seconds) == ("LIMIT_EXCEEDED", None)
+    assert "mine" not in [adapter.adapter_id for adapter in limited.admin.list_adapters()]
 
 
 def retrying(address: str) -> grpc.Channel:
