@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import trustme
 
-from lokr_serve.cli import main
 from lokr_serve.client import (
     AsyncClient,
     Client,
@@ -276,66 +275,3 @@ def test_tokens_without_tls_are_warned_of_where_others_can_listen(
     warnings = [r for r in caplog.records if "without TLS" in r.getMessage()]
     assert (len(warnings) == 1) is is_warned
     assert all(record.levelno == logging.WARNING for record in warnings)
-
-
-def test_commands_have_flags_for_all_of_it(
-    model_folder: Path,
-    adapter_folder: Path,
-    clients_file: Path,
-    pki: Pki,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """A person at a terminal needs nothing else to reach a server that is closed."""
-    pair = issue(pki.authority, "person.example")
-    files = {"token": f"{token_of('everything')}\n".encode(), "crt": pair.chain}
-    files["key"] = pair.private_key
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    security = {"clients": clients_file, **pki.settings(client_ca=True)}
-    flags = ["--tls-ca", str(pki.ca_file), "--tls-certificate", str(tmp_path / "crt")]
-    flags += ["--tls-key", str(tmp_path / "key"), "--token-file", str(tmp_path / "token")]
-    outputs: dict[str, str] = {}
-    with running_server(tiny_settings(model_folder, adapter_folder, security=security)) as server:
-        addresses = server.ready.result()
-        for name, arguments in {
-            "health": ["health", "--server", addresses.listen],
-            "list": ["adapters", "list", "--server", addresses.admin_listen],
-            "pin": ["adapters", "unpin", "poet", "--server", addresses.admin_listen],
-            "generate": ["generate", "--prompt", "x", "--json", "--server", addresses.listen],
-        }.items():
-            with pytest.raises(SystemExit) as caught:
-                main([*arguments, *flags])
-            outputs[name] = capfd.readouterr().out
-            assert caught.value.code in (None, 0), name
-
-    assert outputs["health"] == "serving\n"
-    assert "poet" in outputs["list"]
-    assert "finished" in outputs["generate"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--token-file", "nowhere"), "--token-file: nowhere cannot be read"),
-        (("--token-file", "two"), "printable ASCII"),
-        (("--tls-certificate", "two"), "go together"),
-    ],
-)
-def test_flags_that_make_no_credentials_are_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    flags: tuple[str, str],
-    words: str,
-) -> None:
-    """Before anything is sent, and without the token."""
-    monkeypatch.chdir(tmp_path)
-    Path("two").write_text("secret words")
-    with pytest.raises(SystemExit) as caught:
-        main(["health", "--server", "127.0.0.1:1", *flags])
-    said = capsys.readouterr().err
-
-    assert caught.value.code == 2
-    assert words in said
-    assert "secret" not in said
