@@ -156,6 +156,7 @@ async def _start_backend(
     backend = await build_backend(base, settings, metrics, stack)
     backend.engine.start()
     stack.push_async_callback(_stop_engine, backend.engine)
+    await backend.engine.begun()
     return backend
 
 

@@ -81,6 +81,9 @@ class ImageEngine:
         self._workers.start()
         self._thread.start()
 
+    async def begun(self) -> None:
+        """Return at once: the thread needs nothing that could be missing."""
+
     async def stop(self, timeout_seconds: float | None = None) -> None:
         """End the threads; every live request gets EngineStoppedError.
 

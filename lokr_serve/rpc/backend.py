@@ -19,6 +19,9 @@ class Engine(Protocol):
     def start(self) -> None:
         """Start the engine's thread."""
 
+    async def begun(self) -> None:
+        """Wait until the thread is at work; EngineStoppedError if it cannot be."""
+
     async def stop(self, timeout_seconds: float | None = None) -> None:
         """End the thread; EngineStoppedError if its step does not end in time."""
 

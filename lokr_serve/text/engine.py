@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -53,6 +54,8 @@ class TextEngine:
         self._error: str | None = None
         self._step_started_at: float | None = None
         self._num_threads = torch.get_num_threads()
+        self._begun: Future[None] = Future()
+        self._begun.set_running_or_notify_cancel()  # it ends, whether or not anyone still waits
         self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
 
     @property
@@ -65,6 +68,14 @@ class TextEngine:
     def start(self) -> None:
         """Start the engine's thread."""
         self._thread.start()
+
+    async def begun(self) -> None:
+        """Wait until the thread has all that its steps need.
+
+        Raises:
+            EngineStoppedError: It could not get it.
+        """
+        await asyncio.wrap_future(self._begun)
 
     async def stop(self, timeout_seconds: float | None = None) -> None:
         """End the thread; every live request gets EngineStoppedError.
@@ -188,6 +199,7 @@ class TextEngine:
         try:
             torch.set_num_threads(self._num_threads)  # loader threads set theirs, for all to come
             schedule = Schedule(self._adapted, self._settings, self._metrics)
+            self._begun.set_result(None)
             while self._take_commands(schedule):
                 self._step_started_at = time.monotonic()
                 schedule.step()
@@ -198,6 +210,9 @@ class TextEngine:
                 self._error = type(error).__name__
         finally:
             self._step_started_at = None
+            if not self._begun.done():
+                problem = f"the engine could not begin: {self._error}; the log has the cause"
+                self._begun.set_exception(EngineStoppedError(problem))
             self._end_all(schedule)
 
     def _take_commands(self, schedule: Schedule) -> bool:

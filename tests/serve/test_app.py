@@ -78,6 +78,18 @@ def test_a_server_can_be_stopped_while_the_model_loads(
     assert not loading.is_set()
 
 
+def test_an_engine_that_cannot_begin_is_never_ready(model_folder: Path) -> None:
+    """Whoever waits for the ready line would send requests to a server that is about to end."""
+    settings = tiny_settings(model_folder, text={"cache_tokens": 10**13})  # far beyond any memory
+    server = RunningServer(settings=settings)
+    server.start()
+
+    with pytest.raises(EngineStoppedError, match="could not begin"):
+        server.ended.result(60)
+    with pytest.raises(EngineStoppedError):
+        server.ready.result(0)
+
+
 def unavailable(server: RunningServer) -> UnavailableError:
     """Return how a request ends when the engine fails."""
     with connected(server.ready.result(30)) as connection:
