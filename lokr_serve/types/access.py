@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from lokr_core import is_adapter_id
 from lokr_serve.types.requests import Priority
 
 
@@ -47,7 +48,10 @@ class Caller:
         """
         if self.sources is not None:
             return _is_one_of(self.sources, source)
-        return "*" in self.adapters or self.may_use(source.removesuffix(".safetensors"))
+        if "*" in self.adapters:
+            return True
+        name = source.removesuffix(".safetensors")
+        return is_adapter_id(name) and self.may_use(name)  # a prefix may match schemes, too
 
 
 def _is_one_of(patterns: Iterable[str], text: str) -> bool:

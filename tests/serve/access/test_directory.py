@@ -103,6 +103,9 @@ def test_a_common_name_cannot_pass_for_a_uri() -> None:
         (("team-a/*",), ("s3://models/*", "team-a/*"), "s3://models/x", True),
         (("team-a/*",), ("s3://models/x",), "s3://models/xy", False),
         (("team-a/*",), (), "team-a/style", False),
+        (("u*",), None, f"upload:{'0' * 64}", False),
+        (("h*",), None, "hf://team-b/style", False),
+        (("team-a/*",), None, "team-a/../team-b/style", False),
     ],
 )
 def test_a_client_of_some_adapters_cannot_load_those_of_others_by_their_source(
