@@ -111,7 +111,7 @@ class AdapterRegistry:
     async def load(self, spec: LoadSpec) -> AdapterStatus:
         """Register an adapter and make it ready, as :meth:`AdapterAdministration.load` does."""
         await self._administration.load(spec)
-        return self.get(spec.adapter_id)
+        return self._describe(spec.adapter_id)
 
     async def unload(self, adapter_id: str, *, drain_seconds: float, force: bool) -> int:
         """Drain an adapter and free it, as :meth:`AdapterAdministration.unload` does."""
@@ -124,7 +124,7 @@ class AdapterRegistry:
     ) -> AdapterStatus:
         """Change how an adapter is kept, as :meth:`AdapterAdministration.update` does."""
         await self._administration.update(adapter_id, pinned=pinned, ttl_seconds=ttl_seconds)
-        return self.get(adapter_id)
+        return self._describe(adapter_id)
 
     def require_uploads(self) -> None:
         """Check that files can be uploaded.

@@ -191,6 +191,17 @@ async def test_an_alias_hides_an_adapter_of_its_name_and_says_so(
         await scene.registry.unload("b", drain_seconds=0, force=False)
 
 
+async def test_a_change_of_a_hidden_adapter_tells_of_that_adapter(scene: Declaring) -> None:
+    """Not of the one that the alias stands for, which the caller may not even be allowed to see."""
+    await scene.registry.load(spec("b"))
+    scene.declare(entry("a", aliases=["b"]))
+    await until(lambda: scene.status("a").aliases == ("b",))
+
+    changed = await scene.registry.update("b", pinned=True, ttl_seconds=None)
+
+    assert (changed.adapter_id, changed.pinned) == ("b", True)
+
+
 async def test_a_declared_id_can_become_an_alias(scene: Declaring) -> None:
     """Its name means the old adapter until the new one is there, and then the new one."""
     scene.declare(entry("b", aliases=["a"]))
