@@ -23,7 +23,7 @@ async def run(folder: Path, *, minutes: float, seed: int) -> Report:
     """Let processes live and die for so long."""
     draws = random.Random(seed)
     num_rounds = max(1, round(minutes * 60 / 3 / ROUND_SECONDS))
-    async with prepared(folder, seed=seed, pace=Pace(round_seconds=ROUND_SECONDS)) as chaos:
+    async with prepared(folder, seed=seed, pace=Pace(seconds=ROUND_SECONDS)) as chaos:
         while chaos.seconds < minutes * 60:
             await chaos.live(LifePlan(num_rounds=num_rounds, end=draws.choice(list(End))))
             num_rounds = draws.choice(LIFE_ROUNDS)

@@ -27,7 +27,7 @@ class Declared:
         wanted = [self.content.version, self.content.digest, self.is_pinned, self.ttl_seconds]
         has = [found.version, found.digest, found.pinned, found.ttl_seconds]
         if has != wanted or tuple(found.aliases) != self.aliases or not found.is_declared:
-            yield f"is {found}, not {self}"
+            yield f"is {has} {found.aliases} {found.warnings}, not {wanted} {self.aliases}"
         if found.state not in ((AdapterState.READY,) if self.is_pinned else _AT_REST):
             yield f"is {found.state.value}"
 

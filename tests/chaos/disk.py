@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-DISK_BYTES = 320 * 1024
+DISK_BYTES = 512 * 1024
 COMMAND_SECONDS = 30
 
 

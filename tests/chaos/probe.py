@@ -1,7 +1,10 @@
 """Probe: what a process of the server says of itself, and what the system says of it."""
 
 import asyncio
+import re
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +58,27 @@ class Holdings:
     num_files: int
     num_threads: int
     resident_bytes: int
+
+
+def open_files(pid: int) -> Mapping[str, int]:
+    """Return what a process has open, by kind; sockets by the port and the state of the peer."""
+    peers = _peers(pid)
+    kinds: Counter[str] = Counter()
+    for entry in Path("/proc", str(pid), "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            target = str(entry.readlink())
+            kinds[peers.get(target, re.sub(r"[0-9]+", "N", target))] += 1
+    return kinds
+
+
+def _peers(pid: int) -> Mapping[str, str]:
+    """Return what each socket is connected to, as the kernel tells it."""
+    found = {}
+    for line in Path("/proc", str(pid), "net", "tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_, inode = line.split()[:10]
+        ports = [int(address.rpartition(":")[2], 16) for address in (local, remote)]
+        found[f"socket:[{inode}]"] = f"tcp from {ports[0]} to {ports[1]}, state {state}"
+    return found
 
 
 def holdings(pid: int) -> Holdings:

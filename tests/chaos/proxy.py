@@ -34,6 +34,7 @@ class Proxy:
         self._draws = random.Random(seed)
         self.mood = Mood.FINE
         self.address = ""
+        self._connections: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
@@ -44,13 +45,22 @@ class Proxy:
             yield self
         finally:
             server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A cancelled task of a connection would be told of as an error, when the run ends.
-        with suppress(OSError, asyncio.CancelledError):
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        try:
             if self.mood is not Mood.REFUSES:
                 await self._pass(reader, writer)
-        writer.close()
+        except (OSError, asyncio.CancelledError):
+            pass  # one side has gone, or the run has come to its end
+        finally:
+            self._connections.discard(connection)
+            writer.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         store_reader, store_writer = await asyncio.open_connection(self._host, self._port)
@@ -62,11 +72,12 @@ class Proxy:
                     return
         finally:
             asking.cancel()
-            store_writer.close()
+            store_writer.transport.abort()
 
     async def _answer(self, block: bytes, asked: bytes, writer: asyncio.StreamWriter) -> bool:
         """Pass a block of an answer on; whether more may follow."""
         is_unlucky = self._draws.random() < UNLUCKY_SHARE
+        is_head, is_known = block.startswith(b"HTTP/"), _is_for_known_file(asked)
         match self.mood:
             case Mood.SLOW:
                 await asyncio.sleep(SLOW_SECONDS)
@@ -75,9 +86,9 @@ class Proxy:
             case Mood.CUTS if is_unlucky:
                 writer.write(block[: len(block) // 2])
                 return False
-            case Mood.NOISE if is_unlucky:
+            case Mood.NOISE if is_unlucky and (is_head or is_known):
                 block = self._draws.randbytes(len(block))
-            case Mood.CHANGES if _is_for_known_file(asked) and not block.startswith(b"HTTP/"):
+            case Mood.CHANGES if is_known and not is_head:
                 block = block[:-1] + bytes([block[-1] ^ 1])
         writer.write(block)
         await writer.drain()

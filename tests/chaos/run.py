@@ -44,6 +44,7 @@ AT_TIMES: Sequence[Actor] = (
     *(flood, reset_rapidly, read_slowly, send_too_much, knock, hold_uploads),
     *(babble, crowd, crowd_disk),
 )
+LAST_CALLS_SECONDS = 75.0  # more than any call may take
 STRUCK = ("load", "fetch", "upload", "upload, cut")  # calls in which a process is killed
 
 
@@ -66,7 +67,7 @@ class LifePlan:
 class Pace:
     """How long a round is, and how many others play beside those that always do."""
 
-    round_seconds: float
+    seconds: float
     nums_guests: Sequence[int] = (2, 3, len(AT_TIMES))  # drawn from
 
 
@@ -95,10 +96,13 @@ class Run:
         try:
             await self._begin(life)
             for _ in range(plan.num_rounds):
-                await self._play(self._round(life), self._pace.round_seconds)
+                await self._play(self._round(life), self._pace.seconds)
+                if life.is_dead:
+                    break
                 await watch.look_until_quiet(self._round(life))
                 life.num_rounds += 1
-            await self._finish(life, plan.end)
+            if not life.is_dead:
+                await self._finish(life, plan.end)
         finally:
             await life.close()
         for fault in faults_in_log(life.log):
@@ -140,11 +144,39 @@ class Run:
 
     async def _play(self, round_: Round, seconds: float) -> None:
         """Let every actor play for a while, and come to its end."""
-        async with asyncio.TaskGroup() as group:
-            for actor in (*ALWAYS, *self._guests()):
-                group.create_task(_run(actor, round_))
+        async with self._playing(round_):
             await self._watch_process(round_, seconds)
+
+    async def _finish(self, life: Life, end: End) -> None:
+        """End a process in the middle of a round."""
+        round_ = self._round(life)
+        async with self._playing(round_):
+            await self._watch_process(round_, self._draws.uniform(0.5, 1.0) * self._pace.seconds)
+            if life.is_dead:
+                return
+            if end is End.KILLED:
+                await round_.moment_of(self._draws.choice(STRUCK))
+                await life.kill()
+            elif code := await life.terminate():
+                what = f"life {life.number} ended with code {code}"
+                self._scene.ledger.violate("bad end", what)
+
+    @asynccontextmanager
+    async def _playing(self, round_: Round) -> AsyncIterator[None]:
+        """Let the actors play while the block runs, and wait until their last calls have ended."""
+        actors = (*ALWAYS, *self._guests())
+        tasks = [asyncio.create_task(_run(actor, round_), name=str(actor)) for actor in actors]
+        try:
+            yield
+        finally:
             round_.over.set()
+            _, late = await asyncio.wait(tasks, timeout=LAST_CALLS_SECONDS)
+            for task in late:
+                round_.scene.ledger.violate("a call without an end", task.get_name())
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
 
     def _guests(self) -> Sequence[Actor]:
         """Choose who else plays: all, or a few of them, who then have more time."""
@@ -157,25 +189,6 @@ class Run:
             life.is_ending = True
             what = f"life {life.number} ended by itself with code {code}"
             round_.scene.ledger.violate("death", what)
-
-    async def _finish(self, life: Life, end: End) -> None:
-        """End a process in the middle of a round."""
-        round_ = self._round(life)
-        async with asyncio.TaskGroup() as group:
-            for actor in (*ALWAYS, *self._guests()):
-                group.create_task(_run(actor, round_))
-            await self._watch_process(
-                round_, self._draws.uniform(0.5, 1.0) * self._pace.round_seconds
-            )
-            if end is End.KILLED:
-                await round_.moment_of(self._draws.choice(STRUCK))
-                await life.kill()
-            else:
-                code = await life.terminate()
-                if code:
-                    what = f"life {life.number} ended with code {code}"
-                    self._scene.ledger.violate("bad end", what)
-            round_.over.set()
 
     def _note(self, life: Life, end: End, watch: Watch) -> None:
         looks = watch.looks

@@ -9,7 +9,7 @@ from tests.chaos.report import Report
 from tests.chaos.run import AT_TIMES, End, LifePlan, Pace, prepared
 
 SEED = 7
-PACE = Pace(round_seconds=2.5, nums_guests=(len(AT_TIMES),))
+PACE = Pace(seconds=2.5, nums_guests=(len(AT_TIMES),))
 
 
 def test_nothing_is_wrong_lost_or_left_behind(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from lokr_serve.types import AdapterState, AdapterStatus
 from tests.chaos.actors.recovering import recover
 from tests.chaos.place import Budgets, Place
-from tests.chaos.probe import Holdings, Samples, holdings, scrape
+from tests.chaos.probe import Holdings, Samples, holdings, open_files, scrape
 from tests.chaos.round import Round, Scene
 from tests.chaos.server import Life
 from tests.chaos.storage import half_files, leftovers
 
 SETTLE_SECONDS = 20.0  # for a server that has nothing to do any more to notice
 LOOK_SECONDS = 0.1
-EXTRA_FILES = 2
+EXTRA_FILES = 8  # connections to the store that are kept for the next fetch
 EXTRA_THREADS = 16  # of pools that were not needed as a whole until then
 MAX_GROWTH_BYTES = 96 * 2**20  # of a life, from its second quiet moment on
 
@@ -104,7 +104,8 @@ class Watch:
             return
         first, now = self.looks[0].held, look.held
         if now.num_files > first.num_files + EXTRA_FILES:
-            yield f"{now.num_files} files are open, {first.num_files} were at first"
+            files = dict(open_files(self._life.pid))
+            yield f"{now.num_files} files are open, {first.num_files} were at first: {files}"
         if now.num_threads > first.num_threads + EXTRA_THREADS:
             yield f"{now.num_threads} threads run, {first.num_threads} did at first"
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from lokr_serve.client import ClientError
 from lokr_serve.types import AdapterStatus
 from tests.chaos.place import Content
 from tests.chaos.round import Round
@@ -13,7 +14,8 @@ from tests.chaos.round import Round
 class Changed:
     """What came of the call."""
 
-    status: AdapterStatus | None = None  # as the server told it
+    status: AdapterStatus | None = None  # as the server told it, if it did
+    error: ClientError | None = None
 
 
 @asynccontextmanager
@@ -26,6 +28,7 @@ async def change(
     shelf.may_become(adapter_id, content.version)
     with round_.calling(operation, adapter_id, is_hasty=is_hasty) as call:
         yield changed
+    changed.error = call.error
     if changed.status is not None:
         shelf.is_now(adapter_id, content.version)
         if changed.status.version != content.version:

@@ -1,7 +1,7 @@
 """Fetchers: they load from a remote store, while the way to it changes its mood."""
 
 from lokr_serve.types import LoadSpec
-from tests.chaos.actors.changing import change
+from tests.chaos.actors.changing import Changed, change
 from tests.chaos.cast import FAR
 from tests.chaos.place import Content
 from tests.chaos.proxy import Mood
@@ -24,25 +24,18 @@ async def fetch(round_: Round) -> None:
         await round_.pause(MEAN_GAP_SECONDS)
 
 
-async def load_far(
-    round_: Round,
-    adapter_id: str,
-    content: Content,
-    *,
-    is_pinned: bool,
-    operation: str = "fetch",
-) -> bool:
-    """Load a file of the store, by its digest or whatever it is; whether that worked."""
+async def load_far(round_: Round, adapter_id: str, content: Content, *, is_pinned: bool) -> Changed:
+    """Load a file of the store, by its digest or whatever it is."""
     spec = LoadSpec(
         adapter_id=adapter_id,
         source=(PINNED if is_pinned else OPEN) + content.source,
         digest=content.digest if is_pinned else None,
         replace=True,
     )
-    operation += ", by digest" if is_pinned else ""
+    operation = "fetch, by digest" if is_pinned else "fetch"
     async with change(round_, operation, adapter_id, content) as changed:
         changed.status = await round_.life.admin.load_adapter(spec)
-    return changed.status is not None
+    return changed
 
 
 async def change_mood(round_: Round) -> None:

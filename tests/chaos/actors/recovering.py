@@ -17,17 +17,30 @@ AGAIN_SECONDS = 0.2
 
 async def recover(round_: Round) -> None:
     """Fetch, upload, and fill the whole key-value cache, which nobody else may hold any more."""
+    await _unpin(round_)
     content = round_.draws.choice(list(round_.scene.place.contents.values()))
     deadline = time.monotonic() + RECOVERY_SECONDS
-    while not await load_far(round_, FAR[0], content, is_pinned=round_.draws.random() < 0.5):
+    is_pinned = round_.draws.random() < 0.5
+    while (fetched := await load_far(round_, FAR[0], content, is_pinned=is_pinned)).status is None:
         if time.monotonic() > deadline:
-            round_.scene.ledger.violate("no recovery", "the store is well, and nothing is fetched")
+            what = f"the store is well, and nothing is fetched: {fetched.error}"
+            round_.scene.ledger.violate("no recovery", what)
             break
         await round_.pause(AGAIN_SECONDS)
-    if not await send_whole(round_, SENT[0], content):
-        round_.scene.ledger.violate("no recovery", "the disk is well, and takes no upload")
+    sent = await send_whole(round_, SENT[0], content)
+    if sent.status is None:
+        what = f"the disk is well, and takes no upload: {sent.error}"
+        round_.scene.ledger.violate("no recovery", what)
     if not (await ask_once(round_, _filling(round_), operation="fill the cache")).is_ok:
         round_.scene.ledger.violate("no recovery", "the whole cache cannot be used")
+
+
+async def _unpin(round_: Round) -> None:
+    """Let go of what an operator has pinned who was interrupted."""
+    async for adapter in round_.life.admin.list_adapters():
+        if adapter.pinned and not adapter.is_declared:
+            with round_.calling("update"):
+                await round_.life.admin.update_adapter(adapter.adapter_id, pinned=False)
 
 
 def _filling(round_: Round) -> PlannedRequest:

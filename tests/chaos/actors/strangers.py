@@ -91,6 +91,7 @@ async def read_slowly(round_: Round) -> None:
         streams = [
             stub.Generate(
                 GenerateRequest(token_ids=_prompt(round_), sampling=FAT),
+                timeout=CALL_SECONDS,
                 metadata=Known.CROWD.metadata,
             )
             for _ in range(SLOW_CALLS)
@@ -144,7 +145,7 @@ async def hold_uploads(round_: Round) -> None:
             digest = round_.draws.randbytes(32).hex()
             header = UploadHeader(adapter_id=f"held/{number}", size_bytes=HELD_BYTES, digest=digest)
             with round_.calling("half-open upload") as call, client_errors():
-                sending = stub.UploadAdapter(metadata=Known.OPERATOR.metadata)
+                sending = stub.UploadAdapter(timeout=CALL_SECONDS, metadata=Known.OPERATOR.metadata)
                 await sending.write(UploadAdapterRequest(header=header))
                 await sending.initial_metadata()
                 call.is_left = True
