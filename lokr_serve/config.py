@@ -245,8 +245,9 @@ def _problem(kind: str, message: str) -> str:
     """Return pydantic's words for a problem, or plainer ones."""
     match kind:
         case "missing":
-            return "is required"
+            # The folder of the model is all that has no default.
+            return "is required; give it by --model, LOKR_SERVE__MODEL__PATH or the settings file"
         case "extra_forbidden":
-            return "is no setting"
+            return "is no setting; `lokr-serve config show --model DIR` lists those that are"
         case _:
             return message.removeprefix("Value error, ")

@@ -105,8 +105,17 @@ def test_a_setting_that_is_wrong_stops_the_start(
 @pytest.mark.parametrize(
     ("variables", "arguments", "expected"),
     [
-        ({}, (), "model.path: is required"),
-        ({"LOKR_SERVE__TEXT__BOGUS": "1"}, ("--model", "x"), "text.bogus: is no setting"),
+        (
+            {},
+            (),
+            "model.path: is required; give it by --model, LOKR_SERVE__MODEL__PATH or the settings "
+            "file",
+        ),
+        (
+            {"LOKR_SERVE__TEXT__BOGUS": "1"},
+            ("--model", "x"),
+            "text.bogus: is no setting; `lokr-serve config show --model DIR` lists those that are",
+        ),
         ({}, ("--model", "x", "--listen", "a"), "server.listen: must be HOST:PORT, not 'a'"),
     ],
 )
