@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.installed-cluster
 # Nothing here fetches a model.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check bench oracle parity soak fuzz lint protos format image clean
+.PHONY: demo test check bench oracle parity soak chaos fuzz lint protos format image clean
 
 # Or it advises to install what nothing here needs.
 demo: export TRANSFORMERS_VERBOSITY := error
@@ -48,6 +48,9 @@ parity: $(STAMP) $(QUANTISED)  ## Every algorithm, form, layer and name against 
 soak: $(STAMP)  ## Swaps of every kind, after which the base must be what it was.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.soak --swaps 10000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oracle.images.soak --images 1000
+
+chaos: $(STAMP) $(CLUSTER)  ## A real server under everything at once, killed and started again.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --minutes 15
 
 fuzz: $(STAMP)  ## Mutated adapter files, each of which must be read right or refused by name.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000

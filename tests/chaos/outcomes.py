@@ -12,7 +12,7 @@ _NOT_FOUND = "NOT_FOUND/ADAPTER_NOT_FOUND"
 _DRAINING = "UNAVAILABLE/ADAPTER_DRAINING"
 _NO_ROOM = "RESOURCE_EXHAUSTED/ADAPTER_BUDGET"
 _NO_DISK = "RESOURCE_EXHAUSTED/STORAGE_FULL"
-_QUEUE_FULL = "RESOURCE_EXHAUSTED/QUEUE_FULL"
+QUEUE_FULL = "RESOURCE_EXHAUSTED/QUEUE_FULL"
 _LIMIT = "RESOURCE_EXHAUSTED/LIMIT_EXCEEDED"
 _UNREACHED = "UNAVAILABLE/SOURCE_UNAVAILABLE"
 _CHANGED = "DATA_LOSS/DIGEST_MISMATCH"
@@ -20,19 +20,19 @@ _UPLOAD = "INVALID_ARGUMENT/UPLOAD"
 _BUSY = "ABORTED/UPLOAD_BUSY"
 
 _GENERATION = (
-    *(_NOT_FOUND, _DRAINING, _NO_ROOM, _QUEUE_FULL, _UNREACHED, _NO_DISK),
+    *(_NOT_FOUND, _DRAINING, _NO_ROOM, QUEUE_FULL, _UNREACHED, _NO_DISK),
     *("ABORTED/ADAPTER_UNLOADED", "RESOURCE_EXHAUSTED/MERGE_BUDGET"),
     "FAILED_PRECONDITION/ADAPTER_LOAD_FAILED",  # a far one, of which the wrong bytes came
 )
 _FETCH = (_NO_ROOM, _DRAINING, _UNREACHED, _NO_DISK)
 _SENDING = (_NO_ROOM, _DRAINING, _NO_DISK, _BUSY)
-_CROWD = (_QUEUE_FULL, _LIMIT)
+_CROWD = (QUEUE_FULL, _LIMIT)
 
 _EXPLAINED: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "stream": _GENERATION,
         "unary": _GENERATION,
-        "witness": (_QUEUE_FULL,),
+        "witness": (QUEUE_FULL,),
         "load": (_NO_ROOM, _DRAINING),
         "unload": (_NOT_FOUND, _DRAINING, "FAILED_PRECONDITION/ADAPTER_BUSY"),
         "unload by force": (_NOT_FOUND,),
@@ -52,6 +52,7 @@ _EXPLAINED: Mapping[str, Sequence[str]] = MappingProxyType(
         "unknown method": ("UNIMPLEMENTED/NOT_SERVED",),
         "huge metadata": ("RESOURCE_EXHAUSTED",),
         "bad token": ("UNAUTHENTICATED/UNAUTHENTICATED",),
+        "not permitted": ("PERMISSION_DENIED/NOT_PERMITTED",),
     }
 )
 _OF_AN_END = frozenset(("UNAVAILABLE/SHUTTING_DOWN", "UNAVAILABLE/ENGINE_STOPPED"))
@@ -61,7 +62,7 @@ _SENT_ONCE = frozenset(
     (
         *("unload", "unload by force"),
         *("flood", "read slowly", "oversized", "malformed", "unknown method", "huge metadata"),
-        *("bad token", "half-open upload", "upload, cut", "upload, too long"),
+        *("bad token", "not permitted", "half-open upload", "upload, cut", "upload, too long"),
         *("upload, wrong digest",),
     )
 )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
+import grpc
+
 from lokr_serve.client import ClientError
 from tests.chaos.cast import NAMED
 from tests.chaos.declarations import Declarations
@@ -101,10 +103,18 @@ class Round:
             ledger.count(operation, status_of(error))
             if not is_explained(operation, error, self.life, is_hasty=is_hasty):
                 kind = f"{operation}: {status_of(error)}"
-                ledger.violate(kind, f"life {self.life.number}: {about}: {error}")
+                ledger.violate(kind, f"life {self.life.number}: {about}: {error}{_origin(error)}")
         except asyncio.CancelledError:
             ledger.count(operation, LEFT)
             raise
         else:
             call.is_ok = not call.is_left
             ledger.count(operation, "OK" if call.is_ok else LEFT)
+
+
+def _origin(error: ClientError) -> str:
+    """Return what the transport tells of an error that has no reason of the server's."""
+    cause = error.__cause__
+    if error.reason or not isinstance(cause, grpc.aio.AioRpcError):
+        return ""
+    return f" ({cause.debug_error_string()})"

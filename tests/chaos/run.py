@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -23,9 +23,10 @@ from tests.chaos.actors.strangers import (
     send_too_much,
 )
 from tests.chaos.actors.uploading import upload
-from tests.chaos.actors.witness import witness
+from tests.chaos.actors.witness import WITNESS, witness
 from tests.chaos.disk import small_disk
 from tests.chaos.logs import faults_in_log
+from tests.chaos.outcomes import QUEUE_FULL
 from tests.chaos.place import build_place
 from tests.chaos.report import LifeReport, Report, Totals
 from tests.chaos.round import Round, Scene
@@ -45,6 +46,7 @@ AT_TIMES: Sequence[Actor] = (
     *(babble, crowd, crowd_disk),
 )
 LAST_CALLS_SECONDS = 75.0  # more than any call may take
+MAX_REFUSED_SHARE = 0.05  # of the calls of a client that behaves, and is in a hurry
 STRUCK = ("load", "fetch", "upload", "upload, cut")  # calls in which a process is killed
 
 
@@ -114,6 +116,8 @@ class Run:
     def report(self) -> Report:
         """Return what was found until now."""
         ledger = self._scene.ledger
+        for fault in self._neglect():
+            ledger.violate("neglect", fault)
         return Report(
             seed=self._seed,
             seconds=round(self.seconds, 1),
@@ -125,6 +129,13 @@ class Run:
             violations=ledger.violations,
             skipped=ledger.skipped,
         )
+
+    def _neglect(self) -> Iterator[str]:
+        """Say whether the client that behaves was refused too often."""
+        ledger = self._scene.ledger
+        num_refused, num_ended = ledger.num_ended(WITNESS, QUEUE_FULL), ledger.num_ended(WITNESS)
+        if num_refused > MAX_REFUSED_SHARE * num_ended:
+            yield f"the witness was refused {num_refused} times of {num_ended}"
 
     def _round(self, life: Life) -> Round:
         draws = random.Random(self._draws.getrandbits(64))

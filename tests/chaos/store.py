@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from moto.server import ThreadedMotoServer
-
 from tests.chaos.proxy import Proxy
 
 BUCKET = "chaos"
@@ -19,6 +17,8 @@ PUT_SECONDS = 30
 @asynccontextmanager
 async def store(adapters: Path, seed: int) -> AsyncIterator[Proxy]:
     """Serve a folder of adapters, twice: once for those who know the digests."""
+    from moto.server import ThreadedMotoServer  # of an extra: the rest can be imported without it
+
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # which tells of every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -24,11 +24,12 @@ GAP_SECONDS = 0.1
 METADATA_BYTES = 48 * 1024
 SILENT_UPLOADS, HELD_BYTES = 2, 60_000
 GENERATE_ONCE = "/lokr_serve.v1.TextService/GenerateOnce"
+UNLOAD = "/lokr_serve.v1.AdapterService/UnloadAdapter"
 GUARDED = (
     GENERATE_ONCE,
     "/lokr_serve.v1.TextService/Nothing",
     "/lokr_serve.v1.AdapterService/ListAdapters",
-    "/lokr_serve.v1.AdapterService/UnloadAdapter",
+    UNLOAD,
     "/lokr_serve.v1.AdapterService/UploadAdapter",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
@@ -124,15 +125,19 @@ async def send_too_much(round_: Round) -> None:
 
 
 async def knock(round_: Round) -> None:
-    """Call without a token, and with wrong ones, what only known clients may."""
+    """Call without a token, with wrong ones, and with one that is good for less."""
     async with connection(round_) as channel:
         methods: Sequence[Send] = [channel.unary_unary(path) for path in GUARDED]
+        unload: Send = channel.unary_unary(UNLOAD)
         while not round_.over.is_set():
             token = round_.draws.choice(["", "Bearer ", "Bearer nobody", "Basic dTpw", "x" * 3000])
             metadata = (("authorization", token),) if token else ()
             with round_.calling("bad token"), client_errors():
                 await round_.draws.choice(methods)(b"", timeout=CALL_SECONDS, metadata=metadata)
                 round_.scene.ledger.violate("bad token", f"{token[:20]!r} was let in")
+            with round_.calling("not permitted"), client_errors():
+                await unload(b"", timeout=CALL_SECONDS, metadata=Known.USER.metadata)
+                round_.scene.ledger.violate("not permitted", "a user has unloaded an adapter")
             await round_.pause(GAP_SECONDS / 10)
 
 

@@ -5,6 +5,7 @@ from lokr_serve.types import GenerationRequest, Priority, SamplingParams, TokenP
 from tests.chaos.access import Known
 from tests.chaos.round import Round
 
+WITNESS = "witness"  # what the ledger calls its calls
 MEAN_GAP_SECONDS = 0.2
 TIMEOUT_SECONDS = 30.0
 REQUEST = GenerationRequest(
@@ -22,6 +23,6 @@ async def witness(round_: Round) -> None:
         timeout_seconds=TIMEOUT_SECONDS,
     ) as client:
         while not round_.over.is_set():
-            with round_.calling("witness"):
+            with round_.calling(WITNESS):
                 await client.generate_once(REQUEST)
             await round_.pause(MEAN_GAP_SECONDS)
