@@ -112,6 +112,9 @@ class Reconciler:
             manifest = await asyncio.to_thread(self._file.look)
         except ManifestError as error:
             self._refuse(str(error))
+        except Exception:  # the edge of a look: the file is followed on, whatever this one met
+            logger.exception("looking at the manifest failed unexpectedly")
+            self._refuse("the manifest could not be looked at")
         else:
             if manifest is not None:
                 self._accept(manifest)

@@ -180,6 +180,13 @@ def test_a_long_value_is_cut_in_the_error() -> None:
     assert len(text) < 500
 
 
+def test_a_number_too_long_to_be_written_is_refused_like_any_other() -> None:
+    """Python makes such a number of hex digits, and then cannot write it in the error."""
+    text = refusal(f"adapters: [{{id: 0x{'f' * 4000}, source: y}}]")
+
+    assert "must be text, not a number of too many digits" in text
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -179,6 +179,25 @@ async def test_a_bug_in_a_pass_is_logged_and_the_next_pass_goes_on(
         await until(lambda: scene.is_ready("b"))
 
 
+async def test_a_bug_in_a_look_is_logged_and_the_manifest_is_followed_on(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So it is with what reads the file."""
+    async with hold(entry("a")) as scene:
+        await until_complete(scene)
+
+        def crash(file: ManifestFile) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ManifestFile, "look", crash)
+            await until(lambda: scene.sample("manifest_good") == 0)
+        scene.declare(entry("b"))
+        await until(lambda: scene.is_ready("b"))
+
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_adapters_stay_as_they_are_when_the_server_stops(
     hold: Hold, gate: Gate, store: Store
 ) -> None:
