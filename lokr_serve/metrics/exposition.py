@@ -16,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 INTERVAL_SECONDS = 0.05
 MAX_START_LENGTH = 1000  # the gateways' series is longer, and another one at each change
 MAX_LINES = 5_000  # whose start is remembered; labels come and go
+MAX_FORMS = 8  # that are remembered beside the text: a scraper names its version as it likes
 PLAIN_BELOW = 1e6  # from here on the text format wants an exponent
 
 Render = Callable[[], bytes]
@@ -27,13 +28,20 @@ class Exposition:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._text = _Renderings(TextRenderer(registry).render)
-        self._others: dict[str, _Renderings] = {}  # by their content type, of which there are few
+        self._others: dict[str, _Renderings] = {}  # by their content type
+
+    @property
+    def num_forms(self) -> int:
+        """Forms beside the text that are remembered."""
+        return len(self._others)
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type, in the form that a scraper asks for."""
         encoder, content_type = choose_encoder(accept)
         if content_type == CONTENT_TYPE_PLAIN_0_0_4:
             return await self._text.next(), content_type
+        if content_type not in self._others and len(self._others) >= MAX_FORMS:
+            self._others.clear()
         renderings = self._others.setdefault(
             content_type, _Renderings(lambda: encoder(self._registry))
         )

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lokr_serve.metrics import AdapterActivity, Exposition, Metrics
-from lokr_serve.metrics.exposition import TextRenderer
+from lokr_serve.metrics.exposition import MAX_FORMS, TextRenderer
 
 VALUES = st.floats() | st.integers(-(2**70), 2**70)
 
@@ -119,3 +119,15 @@ async def test_each_form_is_rendered_for_those_who_ask_for_it(exposition: Exposi
 
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
+
+
+async def test_forms_that_scrapers_make_up_are_not_remembered_for_ever(
+    exposition: Exposition,
+) -> None:
+    """Anyone who reaches the port can ask for one version after the other."""
+    for version in range(3 * MAX_FORMS):
+        accept = f"application/openmetrics-text; version=1.0.{version}"
+        body, _ = await exposition.render(accept)
+
+        assert body.endswith(b"# EOF\n")
+    assert exposition.num_forms <= MAX_FORMS
