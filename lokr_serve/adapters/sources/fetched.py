@@ -1,5 +1,6 @@
 """FetchedFiles: copies of remote files, kept on this machine within a budget of bytes."""
 
+import errno
 import hashlib
 import re
 import secrets
@@ -22,6 +23,7 @@ from lokr_serve.adapters.sources.stored_file import StoredFile, digest_of
 SETTING = "adapters.fetched_bytes"
 NEW_PREFIX = "new-"
 
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)  # of a folder that is to be renamed
 _ENTRY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}-[0-9a-f]{64}")
 
 
@@ -98,11 +100,20 @@ class FetchedFiles:
                     digests = {name: _write(new / name, file) for name, file in files.items()}
                     name = f"{key.prefix}{digests[tensors_name]}"
                     sync_folder(new)
-                    self._room.hold(name)
-                    new.rename(self._root / name)
+                    self._place(new, name)
             finally:
                 remove_tree(new)
         return name
+
+    def _place(self, new: Path, name: str) -> None:
+        """Put a copy in its place, and hold it; one that another fetch put there is as good."""
+        self._room.hold(name)
+        try:
+            new.rename(self._root / name)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                self._room.release(name)
+                raise
 
     def locate(self, name: str) -> Located:
         """Return the tensor file of a copy that is held."""

@@ -27,7 +27,7 @@ from lokr_serve.metrics import Metrics
 class RemoteSource:
     """Fetches in threads of its own, so that a slow store holds up nothing but itself.
 
-    Lives on the event loop. One fetch of a source runs at a time; whoever waits for it then finds
+    Lives on the event loop. One fetch of a URI runs at a time; whoever waits for it then finds
     its copy. A source that cannot be reached is not tried again for a while.
     """
 
@@ -103,7 +103,7 @@ class RemoteSource:
         try:
             async with asyncio.timeout(self._fetch_seconds):
                 # Kept alive by those who wait for it, and forgotten with the last of them.
-                turn = self._turns.setdefault(source, asyncio.Lock())
+                turn = self._turns.setdefault(str(uri), asyncio.Lock())
                 async with turn:
                     self._back_off.require(source)
                     name = await self._run(source, uri, deadline)
