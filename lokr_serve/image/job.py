@@ -48,6 +48,11 @@ class Job:
         """The seed of each image."""
         return self.generation.plan.seeds
 
+    @property
+    def is_late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.generation.deadline <= time.monotonic()
+
     def begin(self) -> float:
         """Note that the request has left the queue, and return how long it was in it.
 
@@ -55,7 +60,7 @@ class Job:
             DeadlineError: It was in it until its deadline.
         """
         self.began_at = time.monotonic()
-        if self.generation.deadline <= self.began_at:
+        if self.is_late:
             raise DeadlineError("the deadline passed while the request waited for the engine")
         self.mailbox.admit()
         return self.began_at - self.generation.accepted_at

@@ -100,7 +100,11 @@ class Workers:
             if not len(self._queue):
                 return None
             self._num_running += 1
-            job = self._queue.pop()
+            job = self._queue.peek()
+            if job.is_late:
+                self._queue.remove(job)  # not popped: its client is not charged for it
+            else:
+                self._queue.pop()
             self._show_load()
             return job
 

@@ -99,7 +99,7 @@ class Schedule:
             now = time.monotonic()
             job = self._queue.peek()
             if job.generation.deadline <= now:
-                self._queue.pop()
+                self._queue.remove(job)  # not popped: its client is not charged for it
                 job.fail(job.lateness())
                 continue
             if len(self._rows) + job.generation.sampling.n > self._max_rows:

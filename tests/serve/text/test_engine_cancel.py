@@ -179,3 +179,20 @@ async def test_clients_share_the_engine_alike(scene: Scene) -> None:
     await asyncio.gather(*tasks)
 
     assert began.index("quiet") <= 1
+
+
+async def test_a_client_is_not_charged_for_what_came_too_late(scene: Scene) -> None:
+    """Else whoever has lost a request waits longer for the next, and loses that one, too."""
+    began: list[str] = []
+    await scene.read_until_step()
+    late = asyncio.create_task(scene.read([], client="unlucky", deadline=time.monotonic()))
+    tasks = [
+        asyncio.create_task(scene.read(began, name, client=name)) for name in ("unlucky", "other")
+    ]
+    await asyncio.sleep(0)
+    scene.turnstile.opened.set()
+    await asyncio.gather(*tasks)
+
+    with pytest.raises(DeadlineError):
+        await late
+    assert began == ["unlucky", "other"]
