@@ -36,6 +36,10 @@ def main() -> None:
     for claim in unseen:
         console.print(f"[red]not seen: {claim}[/]")
     if unseen:
+        console.print(
+            "Training is cut short on a machine that is slow, or busy with other things. If that "
+            f"is why, remove {FOLDER} and run it again when the machine is idle."
+        )
         sys.exit(1)
     console.print("all that the demo is to show was checked and seen")
     console.print("\nGo on from here, with the one or the other:")

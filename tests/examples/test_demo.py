@@ -1,6 +1,8 @@
 """The demo's parts that need no training and no server."""
 
+import itertools
 import random
+import time
 
 import pytest
 from rich.console import Console
@@ -81,6 +83,27 @@ def test_a_budget_ends_with_its_seconds() -> None:
     budget = Budget(max_steps=1000, max_seconds=1e-9)
 
     assert list(budget.spend("training", Console(quiet=True))) == []
+
+
+def test_what_others_take_of_a_machine_makes_training_longer_but_not_endless(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine as much is learnt as on an idle one, within three times the time."""
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+
+    shares = list(Budget(max_steps=100, max_seconds=10).spend("training", Console(quiet=True)))
+
+    assert len(shares) == 29
+
+
+def test_a_budget_says_that_it_cut_training_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be why an adapter's effect cannot be seen."""
+    budget = Budget(max_steps=7, max_seconds=1e-9)
+    list(budget.spend("training", Console()))
+
+    assert "cut short after 0 of 7 steps" in capsys.readouterr().out
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
