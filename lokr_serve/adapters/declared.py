@@ -44,7 +44,7 @@ class DeclaredAdapters:
         if record.ttl_seconds != entry.ttl_seconds:
             self._catalogue.set_ttl(record, entry.ttl_seconds)
         if not entry.pinned:
-            self._unpin(entry.adapter_id)
+            self._unpin(record)
 
     def _redirect(self, record: Record, request: LoadRequest) -> None:
         """Load an id from elsewhere, as soon as that costs nobody a version that serves."""
@@ -135,13 +135,15 @@ class DeclaredAdapters:
             record.known, record.failed = NEVER_LOADED, None
         self._catalogue.set_request(record, request)
         self._catalogue.set_ttl(record, 0.0)
-        self._unpin(adapter_id)
+        self._unpin(record)
         logger.info("adapter %r is declared no more, and is what the folder has", adapter_id)
 
-    def _unpin(self, adapter_id: str) -> None:
+    def _unpin(self, record: Record) -> None:
+        adapter_id = record.request.adapter_id
         resident = self._residency.get(adapter_id)
         if resident is not None and resident.is_pinned:
             self._residency.set_pinned(adapter_id, pinned=False)
+            self._catalogue.set_ttl(record, record.ttl_seconds)  # its time may have passed
 
     def name(self, manifest: Manifest) -> Set[str]:
         """Give aliases to the ids that have been loaded.

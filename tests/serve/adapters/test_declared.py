@@ -1,5 +1,7 @@
 """Declared adapters: what is in memory, and under which name, follows the manifest."""
 
+import asyncio
+
 import pytest
 
 from lokr_serve.adapters.residency import LeaveReason
@@ -189,14 +191,26 @@ async def test_a_time_to_live_frees_memory_and_keeps_the_id(hold: Hold) -> None:
         assert (await use(scene.registry, "a")).name == "a"
 
 
+async def test_a_time_to_live_that_passed_under_a_pin_counts_without_it(hold: Hold) -> None:
+    """Else memory that nobody wants is taken until somebody asks for the adapter once more."""
+    async with hold(entry("a", pinned=True, ttl_seconds=0.01)) as scene:
+        await until_complete(scene)
+        await asyncio.sleep(0.05)
+        kept = scene.status("a").state
+        scene.declare(entry("a", ttl_seconds=0.01))
+        await until(lambda: scene.status("a").state is AdapterState.REGISTERED)
+
+    assert kept is AdapterState.READY
+
+
 async def test_more_than_fits_is_loaded_once_and_then_on_demand(hold: Hold, store: Store) -> None:
     """A manifest may be longer than memory; readiness says that all of it works."""
     budget = int(1.5 * store.num_bytes)
     async with hold(entry("a"), entry("b"), entry("c"), device_bytes=budget) as scene:
         await until_complete(scene)
+        await until(lambda: (scene.count("ready"), scene.count("registered")) == (1, 2))
 
         assert all(scene.status(name).version for name in "abc")
-        assert (scene.count("ready"), scene.count("registered")) == (1, 2)
         for name in "abc":
             await use(scene.registry, name)
 
