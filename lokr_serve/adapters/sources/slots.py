@@ -39,7 +39,11 @@ class Slots:
             with suppress(RuntimeError):  # the event loop has ended before
                 loop.call_soon_threadsafe(self._free.release)
 
-        threading.Thread(target=work, name="adapter-fetcher", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="adapter-fetcher", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            self._free.release()
+            raise
         try:
             return await asyncio.wrap_future(outcome)
         except asyncio.CancelledError:

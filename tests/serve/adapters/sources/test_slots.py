@@ -59,6 +59,21 @@ async def test_a_failure_is_the_caller_s_and_frees_the_slot() -> None:
             await slots.run(fail, undo=id)
 
 
+async def test_a_thread_that_does_not_start_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is short of threads for a moment must not be short of slots for good."""
+    slots = Slots(1)
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await slots.run(lambda: 1, undo=print)
+
+    assert await slots.run(lambda: 2, undo=print) == 2
+
+
 def test_a_thread_may_outlast_the_event_loop() -> None:
     """A driver that never comes back must not keep the server from ending."""
     go_on, ended = threading.Event(), threading.Event()
