@@ -23,7 +23,7 @@ from tests.gateways.names import name_server
 from tests.gateways.programs import Kind, Site, program, running_gateway
 from tests.gateways.replicas import Fleet, Place, running_fleet
 
-MAX_ROUNDS = 3  # a round takes minutes: all ways, each with its own time to warm up
+MAX_ROUNDS = 2  # a round takes minutes: all ways, each with its own time to warm up
 GATEWAY_HOST = 100
 
 
@@ -146,8 +146,8 @@ def _enter_stage(scope: Scope, stack: ExitStack) -> tuple[Stage, str]:
             folder=scope.folder,
         ),
         population=population,
-        num_warm=scope.count(3000, 30),
-        num_measured=scope.count(3000, 60),
+        num_warm=scope.count(2000, 30),
+        num_measured=scope.count(2000, 60),
         vocab=vocab_of(model),
     )
     shares = [population.share_of_first(num_resident * count) for count in (1, len(fleet.replicas))]

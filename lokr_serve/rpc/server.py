@@ -29,6 +29,7 @@ from lokr_serve.rpc.scopes import (
     cut_off_scope,
     error_scope,
     metrics_scope,
+    parting_scope,
     request_id_scope,
 )
 from lokr_serve.rpc.text_servicer import TextServicer
@@ -123,6 +124,7 @@ def build_listeners(
     """
     guard = Guard(settings.security, metrics)
     scopes = (
+        parting_scope(gate),
         request_id_scope,
         error_scope,
         metrics_scope(metrics),

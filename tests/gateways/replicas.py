@@ -14,12 +14,13 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from lokr_serve.config import ENVIRONMENT_PREFIX
 from tests.gateways.loopback import Loopback, Ports
 
 NUM_REPLICAS = 3
 STOP_SECONDS = 60.0
 LAME_DUCK_SECONDS = 2.0  # more than a gateway needs to see that a replica is not ready
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 40.0
 CACHE_TOKENS = 32768
 
 
@@ -45,10 +46,12 @@ class Replica:
     def start(self) -> None:
         """Start a process; it is not ready yet."""
         assert self._process is None
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        environment["LOKR_SERVE__TEXT__CACHE_TOKENS"] = str(CACHE_TOKENS)
-        uploads = self.place.logs / f"{self.host}-uploads"
-        environment["LOKR_SERVE__ADAPTERS__UPLOADS"] = str(uploads)
+        settings = {
+            "TEXT__CACHE_TOKENS": CACHE_TOKENS,
+            "ADAPTERS__UPLOADS": self.place.logs / f"{self.host}-uploads",
+        }
+        variables = {f"{ENVIRONMENT_PREFIX}{key}": str(value) for key, value in settings.items()}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
         with (self.place.logs / f"{self.host}.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lokr_serve", "serve", *self._flags(), *self.flags],
