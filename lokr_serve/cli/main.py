@@ -17,6 +17,7 @@ from lokr_serve.cli.health import CheckHealth
 from lokr_serve.cli.image import MakeImage
 from lokr_serve.cli.inspect import Inspect
 from lokr_serve.cli.serve import Serve
+from lokr_serve.client.errors import UnauthenticatedError, UnavailableError
 from lokr_serve.errors import InvalidRequestError, SettingsError
 
 USAGE_CODE = 2
@@ -87,5 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(error: LokrError, code: int) -> None:
-    typer.echo(f"lokr-serve: {error}", err=True)
+    typer.echo(f"lokr-serve: {error}{_flags_that_help(error)}", err=True)
     sys.exit(code)
+
+
+def _flags_that_help(error: LokrError) -> str:
+    """Return the flags that may mend what neither the server nor the transport knows them for."""
+    match error:
+        case UnauthenticatedError():
+            return " (--token-file, or --tls-certificate and --tls-key)"
+        case UnavailableError(reason=""):  # it did not come from a server
+            return " (is it the right --server, and does it want --tls or --tls-ca?)"
+        case _:
+            return ""

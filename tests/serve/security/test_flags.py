@@ -46,6 +46,27 @@ def test_commands_have_flags_for_all_of_it(
     assert "finished" in outputs["generate"]
 
 
+def test_a_command_without_what_a_server_wants_tells_its_flags(
+    model_folder: Path,
+    adapter_folder: Path,
+    clients_file: Path,
+    pki: Pki,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The server knows metadata alone, and the transport says no more than that it was closed."""
+    security = {"clients": clients_file, **pki.settings(client_ca=False)}
+    said: list[str] = []
+    with running_server(tiny_settings(model_folder, adapter_folder, security=security)) as server:
+        command = ["generate", "--prompt", "x", "--server", server.ready.result().listen]
+        for flags in ([], ["--tls-ca", str(pki.ca_file)]):
+            with pytest.raises(SystemExit):
+                main([*command, *flags])
+            said.append(capfd.readouterr().err)
+
+    assert "(is it the right --server, and does it want --tls or --tls-ca?)" in said[0]
+    assert "(--token-file, or --tls-certificate and --tls-key)" in said[1]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
