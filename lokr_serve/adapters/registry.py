@@ -2,7 +2,7 @@
 
 import builtins
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from lokr_core import Adapted
@@ -166,10 +166,17 @@ class AdapterRegistry:
         require_adapter_id("adapter_id", adapter_id)
         return self._describe(self._aliases.resolve(adapter_id))
 
-    def list(self, *, prefix: str = "") -> builtins.list[AdapterStatus]:
-        """Return what is known of every id that starts with ``prefix``, sorted by id."""
-        ids = sorted(adapter_id for adapter_id in self._catalogue if adapter_id.startswith(prefix))
-        return [self._describe(adapter_id) for adapter_id in ids]
+    def ids(self, *, prefix: str = "") -> builtins.list[str]:
+        """Return every registered id that starts with ``prefix``, sorted."""
+        return sorted(adapter_id for adapter_id in self._catalogue if adapter_id.startswith(prefix))
+
+    def list(self, ids: Iterable[str] | None = None) -> builtins.list[AdapterStatus]:
+        """Return what is known of registered ids, in their order; by default of all, sorted.
+
+        To describe an id costs microseconds, in which the event loop serves nobody: who wants few
+        of many picks them from :meth:`ids` first.
+        """
+        return [self._describe(adapter_id) for adapter_id in (self.ids() if ids is None else ids)]
 
     def _describe(self, adapter_id: str) -> AdapterStatus:
         aliases = self._aliases.names_of(adapter_id)

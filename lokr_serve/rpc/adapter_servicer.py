@@ -101,16 +101,16 @@ class AdapterServicer(AdapterServiceServicer):
         context: ServicerContext[ListAdaptersRequest, ListAdaptersResponse],
     ) -> ListAdaptersResponse:
         """Return a page of the registered adapters that the caller may use."""
-        registered = self._gate.backend().registry.list(prefix=request.filter)
-        may_use = caller_variable.get().may_use
+        registry = self._gate.backend().registry
         found = page(
-            [adapter for adapter in registered if may_use(adapter.adapter_id)],
+            registry.ids(prefix=request.filter),
+            caller_variable.get().may_use,
             size=request.page_size,
             token=request.page_token,
             prefix=request.filter,
         )
         return ListAdaptersResponse(
-            adapters=map(_shown, found.adapters), next_page_token=found.next_token
+            adapters=map(_shown, registry.list(found.ids)), next_page_token=found.next_token
         )
 
     async def UpdateAdapter(

@@ -3,11 +3,11 @@
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from lokr_serve.errors import InvalidRequestError
-from lokr_serve.types import AdapterStatus
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -15,17 +15,20 @@ MAX_PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some adapters, and the token of the page after them; empty if there is none."""
+    """Some ids, and the token of the page after them; empty if there is none."""
 
-    adapters: Sequence[AdapterStatus]
+    ids: Sequence[str]
     next_token: str
 
 
-def page(adapters: Sequence[AdapterStatus], *, size: int, token: str, prefix: str) -> Page:
-    """Return the page of ``adapters`` that a token stands for.
+def page(
+    ids: Sequence[str], is_shown: Callable[[str], bool], *, size: int, token: str, prefix: str
+) -> Page:
+    """Return the page of ``ids`` that a token stands for.
 
     Args:
-        adapters: Sorted by id.
+        ids: Sorted.
+        is_shown: Whether an id may be on a page; asked up to the end of this one only.
         size: The most to return; 0 for the default.
         token: Of the page before; empty for the first page.
         prefix: What the ids were filtered by; a token is good for the same filter only.
@@ -35,13 +38,11 @@ def page(adapters: Sequence[AdapterStatus], *, size: int, token: str, prefix: st
     """
     if size > MAX_PAGE_SIZE:
         raise InvalidRequestError("page_size", f"must be at most {MAX_PAGE_SIZE}")
-    begin = 0
-    if token:
-        last_id = _last_id(token, prefix)
-        begin = bisect_right(adapters, last_id, key=lambda adapter: adapter.adapter_id)
-    end = begin + (size or DEFAULT_PAGE_SIZE)
-    next_token = _token(adapters[end - 1].adapter_id, prefix) if end < len(adapters) else ""
-    return Page(adapters=adapters[begin:end], next_token=next_token)
+    size = size or DEFAULT_PAGE_SIZE
+    begin = bisect_right(ids, _last_id(token, prefix)) if token else 0
+    shown = list(islice(filter(is_shown, islice(ids, begin, None)), size + 1))
+    next_token = _token(shown[size - 1], prefix) if len(shown) > size else ""
+    return Page(ids=shown[:size], next_token=next_token)
 
 
 def _token(last_id: str, prefix: str) -> str:

@@ -76,11 +76,11 @@ async def test_list_is_sorted_and_filtered_by_prefix(
     registry = make_registry()
     await registry.scan()
 
-    every = [status.adapter_id for status in registry.list()]
-    some = [status.adapter_id for status in registry.list(prefix="b/")]
+    some = registry.ids(prefix="b/")
 
-    assert every == ["a", "b/1", "b/2"]
+    assert [status.adapter_id for status in registry.list()] == ["a", "b/1", "b/2"]
     assert some == ["b/1", "b/2"]
+    assert [status.adapter_id for status in registry.list(some)] == some
 
 
 async def test_get_of_an_unknown_id_says_so(make_registry: MakeRegistry) -> None:

@@ -1,12 +1,13 @@
 """The life of adapters, through the wire."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 
+from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.client import (
     AlreadyExistsError,
     ClientError,
@@ -20,6 +21,7 @@ from lokr_serve.client.errors import client_error
 from lokr_serve.types import (
     AdapterOverrides,
     AdapterState,
+    AdapterStatus,
     AdapterWeight,
     GenerationRequest,
     LoadSpec,
@@ -76,6 +78,23 @@ def test_lists_come_in_pages_of_a_prefix(shared_server: Connection) -> None:
 
     assert [a.adapter_id for a in (*first.adapters, *second.adapters)] == ["pirate", "plain"]
     assert {a.adapter_id for a in shared_server.admin.list_adapters("po")} == {"poet"}
+
+
+def test_a_page_costs_what_it_shows(
+    shared_server: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To describe thousands for a page of few would hold up every stream for as long."""
+    described: list[str] = []
+    describe = Catalogue.describe
+
+    def note(self: Catalogue, adapter_id: str, *, aliases: Sequence[str]) -> AdapterStatus:
+        described.append(adapter_id)
+        return describe(self, adapter_id, aliases=aliases)
+
+    monkeypatch.setattr(Catalogue, "describe", note)
+    shared_server.adapters.ListAdapters(ListAdaptersRequest(page_size=1, filter="p"))
+
+    assert described == ["pirate"]
 
 
 def test_a_loaded_adapter_tells_what_it_is(server: Connection) -> None:
