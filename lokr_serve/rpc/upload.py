@@ -10,6 +10,7 @@ from lokr_serve.config import LimitSettings
 from lokr_serve.errors import DeadlineError, UploadError
 from lokr_serve.rpc.audit import audited_id
 from lokr_serve.rpc.authorization import require_adapter
+from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.ownership import owned
 from lokr_serve.rpc.upload_fields import announced_file, upload_spec
 from lokr_serve.types import AdapterStatus
@@ -42,7 +43,7 @@ async def receive_upload(
     header = await _read_header(frames)
     audited_id.set(header.adapter_id)
     require_adapter(header.adapter_id)
-    file = await asyncio.to_thread(announced_file, header)
+    file = await asyncio.to_thread(announced_file, header, caller_variable.get().name)
     spec = owned(upload_spec(header, file), limits)
     async with registry.receive(spec, file) as upload:
         await context.send_initial_metadata(((OFFSET_KEY, str(upload.offset)),))

@@ -12,8 +12,8 @@ from lokr_serve.v1.adapters_pb2 import UploadHeader
 PREFIX = "header."  # of the paths of its fields
 
 
-def announced_file(header: UploadHeader) -> AnnouncedFile:
-    """Read what the file will be; its JSON is parsed, which may take a moment.
+def announced_file(header: UploadHeader, owner: str) -> AnnouncedFile:
+    """Read what the file of a client will be; its JSON is parsed, which may take a moment.
 
     Raises:
         InvalidRequestError: A field can never be right; ``field`` is its path in the message.
@@ -26,7 +26,7 @@ def announced_file(header: UploadHeader) -> AnnouncedFile:
     config = header.config_json.encode() if header.config_json else None
     if config is not None:
         _require_object(config)
-    return AnnouncedFile(digest=digest, num_bytes=header.size_bytes, config=config)
+    return AnnouncedFile(digest=digest, num_bytes=header.size_bytes, config=config, owner=owner)
 
 
 def upload_spec(header: UploadHeader, file: AnnouncedFile) -> LoadSpec:

@@ -86,10 +86,11 @@ class AdapterServiceServicer:
 
         The client sends the header and waits for the initial metadata, whose key
         `x-lokr-upload-offset` is the number of bytes that the server holds of a file with this
-        digest, from an earlier call that broke off. The client sends chunks of the file from there
-        on, none if it is all of it. A call that breaks off may be made again; a file is received by
-        one call at a time, another one is ABORTED with reason UPLOAD_BUSY. Without earlier calls the
-        offset is 0, and the metadata need not be waited for.
+        digest, from earlier calls of the same client; what others have sent does not count. The
+        client sends chunks of the file from there on, none if it is all of it. A call that breaks off
+        may be made again; a client's file is received by one call at a time, another one is ABORTED
+        with reason UPLOAD_BUSY. Without earlier calls the offset is 0, and the metadata need not be
+        waited for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.chaos.place import STORED_BYTES, Place
 
 _WHOLE = re.compile(r"([0-9a-f]{64})(-[0-9a-f]{16})?")
-_PART = re.compile(r"[0-9a-f]{64}\.part")
+_PART = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{32})?\.part")
 _COPY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}-([0-9a-f]{64})")
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from lokr_serve.adapters.sources.located import Located
 from lokr_serve.adapters.sources.room import Room, storing
@@ -33,22 +34,33 @@ class Upload:
     What a thread does with the file is waited for all the same, so that it is not closed meanwhile.
     """
 
-    def __init__(self, file: AnnouncedFile, shelf: Shelf, room: Room, workers: Workers) -> None:
+    def __init__(
+        self,
+        file: AnnouncedFile,
+        shelf: Shelf,
+        room: Room,
+        workers: Workers,
+        turn: asyncio.Lock,
+    ) -> None:
+        """Bind what is announced; ``turn`` is shared by all who send a file of this key."""
         self._file = file
         self._shelf = shelf
         self._room = room
         self._workers = workers
-        self._part: StoredFile | None = None  # none once all of the file is there
+        self._turn = turn
+        self._part: StoredFile | None = None  # none if the owner has sent all of the file before
         self.offset = 0  # of the first byte wanted
+        self.has_come = False  # whether the owner has sent all of it, now or before
         self._num_bytes = 0
 
     async def open(self) -> None:
-        """Look what is there of the file, and make room for the rest.
+        """Look what its owner has sent of the file before, and make room for the rest.
 
         Raises:
             StorageFullError: There is none.
         """
-        await whole(self._workers.submit(self._open))
+        async with self._turn:
+            await whole(self._workers.submit(self._open))
 
     async def write(self, chunk: bytes) -> None:
         """Append the next bytes.
@@ -90,7 +102,9 @@ class Upload:
             await self._drop()
             raise DigestMismatchError(self._file.source, expected=self._file.digest, found=found)
         with storing(SETTING):
-            await self._or_drop(partial(self._shelf.complete, self._file, self._part))
+            async with self._turn:
+                await self._or_drop(partial(self._shelf.complete, self._file, self._part))
+        self.has_come = True
 
     async def close(self) -> None:
         """Close the file; what came of it stays."""
@@ -98,10 +112,12 @@ class Upload:
             await whole(self._workers.submit(self._part.close))
 
     def _open(self) -> None:
-        self.offset = self._num_bytes = self._file.num_bytes
-        if self._shelf.holds(self._file):
-            return
-        self._shelf.discard(self._file.key)
+        if self._shelf.has_come(self._file):
+            if self._shelf.holds(self._file):
+                self.offset = self._num_bytes = self._file.num_bytes
+                self.has_come = True
+                return
+            self._shelf.discard(self._file.key)
         size = self._file.num_bytes + len(self._file.config or b"")
         self._room.reserve(self._file.part_name, size)
         with storing(SETTING):
@@ -136,7 +152,8 @@ class Uploads:
         self._shelf = Shelf(root)
         self._room = Room(root, max_bytes=max_bytes, setting=SETTING, is_entry=is_entry)
         self._workers = Workers(NUM_THREADS)
-        self._receiving: set[str] = set()  # digests
+        self._receiving: set[str] = set()  # names of parts
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by key
 
     def open(self) -> None:
         """Make the folder, and clear up what a crash left; blocks.
@@ -151,11 +168,12 @@ class Uploads:
         """Receive a file in the block, and keep it there until the block ends.
 
         It stays if an id uses it by then, or if the block was cancelled: the client may call
-        again. A file that is not whole stays as a part for the next call.
+        again. A file that is not whole stays as a part for the next call of its owner. What
+        others have sent stays in any case.
 
         Raises:
             InvalidRequestError: It is larger than any file may be.
-            UploadBusyError: Another call receives a file of this digest.
+            UploadBusyError: Another call of its owner receives a file of this digest.
             StorageFullError: There is no room for it.
         """
         if file.num_bytes > self._max_file_bytes:
@@ -168,13 +186,14 @@ class Uploads:
 
     @asynccontextmanager
     async def _receive(self, file: AnnouncedFile) -> AsyncIterator[Upload]:
-        if file.digest in self._receiving:
+        if file.part_name in self._receiving:
             raise UploadBusyError(file.digest)
-        self._receiving.add(file.digest)
+        self._receiving.add(file.part_name)
         self._room.hold(file.key)
+        turn = self._turns.setdefault(file.key, asyncio.Lock())
+        upload = Upload(file, self._shelf, self._room, self._workers, turn)
         is_wanted = False
         try:
-            upload = Upload(file, self._shelf, self._room, self._workers)
             try:
                 await upload.open()
                 yield upload
@@ -184,9 +203,10 @@ class Uploads:
             is_wanted = True
             raise
         finally:
-            self._receiving.remove(file.digest)
+            self._receiving.remove(file.part_name)
             self._room.unreserve(file.part_name)
-            if self._room.release(file.key) and not is_wanted:
+            is_unused = self._room.release(file.key)
+            if is_unused and upload.has_come and not is_wanted:
                 await self._workers.submit(partial(self._room.remove, file.key))
 
     @asynccontextmanager

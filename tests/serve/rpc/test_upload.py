@@ -136,7 +136,7 @@ def test_nobody_else_on_the_machine_may_read_uploads(
     file_modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
     assert modes == [0o700, 0o700]
-    assert file_modes == {TENSORS: 0o600, CONFIG: 0o600}
+    assert file_modes == {TENSORS: 0o600, CONFIG: 0o600, "sent-by-anyone": 0o600}
 
 
 def test_a_client_that_knows_nothing_of_offsets_may_send_all_at_once(

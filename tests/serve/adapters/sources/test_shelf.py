@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lokr_serve.adapters.sources.shelf import AnnouncedFile, Shelf
+from lokr_serve.adapters.sources.shelf import AnnouncedFile, Shelf, is_entry
 from lokr_serve.adapters.sources.stored_file import StoredFile
 
 CONTENT = b"tensors"
@@ -71,6 +72,19 @@ def test_recovery_leaves_strangers_alone(tmp_path: Path) -> None:
     Shelf(tmp_path).recover()
 
     assert names(tmp_path) == ["notes.new"]
+
+
+@pytest.mark.parametrize("owner", ["", "spiffe://a/b"])
+def test_recovery_gives_a_part_back_to_its_owner(tmp_path: Path, owner: str) -> None:
+    """Whoever has sent a file need not send it again because the server was killed."""
+    file = replace(FILE, owner=owner)
+    (tmp_path / file.new_name).mkdir()
+    (tmp_path / file.new_name / "adapter_model.safetensors").write_bytes(CONTENT)
+
+    Shelf(tmp_path).recover()
+
+    assert names(tmp_path) == [file.part_name]
+    assert is_entry(file.part_name)
 
 
 def test_a_link_is_no_upload(tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
-"""Uploads whose calls are cancelled while a thread works for them."""
+"""Uploads whose calls are cancelled while a thread works, and those of files that others sent."""
 
 import asyncio
 import hashlib
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from lokr_core.formats.source import TENSORS_NAME
 from lokr_serve.adapters.sources.shelf import AnnouncedFile, Shelf
 from lokr_serve.adapters.sources.stored_file import StoredFile
 from lokr_serve.adapters.sources.uploads import Uploads
+from lokr_serve.errors import DigestMismatchError, UploadBusyError, UploadError
 
 CONTENT = b"x" * 1000
 FILE = AnnouncedFile(digest=hashlib.sha256(CONTENT).hexdigest(), num_bytes=len(CONTENT))
@@ -49,19 +52,44 @@ async def uploads(tmp_path: Path) -> AsyncIterator[Uploads]:
     await uploads.close()
 
 
-async def send(uploads: Uploads, content: bytes) -> int:
-    """Send what is wanted of a file, and return how much was there before."""
-    file = AnnouncedFile(digest=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
+@pytest_asyncio.fixture
+async def roomy(tmp_path: Path) -> AsyncIterator[Uploads]:
+    """Room for the file, and for what two clients send of it."""
+    uploads = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
+    uploads.open()
+    yield uploads
+    await uploads.close()
+
+
+async def send(uploads: Uploads, content: bytes, owner: str = "") -> int:
+    """Send what is wanted of a file, register it, and return how much was there before."""
+    digest = hashlib.sha256(content).hexdigest()
+    file = AnnouncedFile(digest=digest, num_bytes=len(content), owner=owner)
     async with uploads.receive(file) as upload:
-        await upload.write(content[upload.offset :])
+        if upload.offset < len(content):
+            await upload.write(content[upload.offset :])
         await upload.finish()
+        uploads.retain(file.source)
         return upload.offset
 
 
-async def send_half(uploads: Uploads) -> None:
+async def send_half(uploads: Uploads, owner: str = "") -> None:
     """Send the first half of the file."""
-    async with uploads.receive(FILE) as upload:
+    async with uploads.receive(replace(FILE, owner=owner)) as upload:
         await upload.write(CONTENT[: len(CONTENT) // 2])
+
+
+async def claim(uploads: Uploads, content: bytes) -> None:
+    """Send bytes, as another client, that are said to be the file."""
+    async with uploads.receive(replace(FILE, owner="b")) as upload:
+        await upload.write(content)
+        await upload.finish()
+
+
+def stored(folder: Path) -> list[str]:
+    """Return what lies in the folder of uploads, but who has sent it."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return sorted(path for path in paths if "sent-by-" not in path)
 
 
 def open_files(folder: Path) -> list[str]:
@@ -84,7 +112,7 @@ async def test_a_call_that_leaves_while_its_file_is_opened_keeps_nothing(
         opened.set()
         return part
 
-    monkeypatch.setattr(Shelf, "discard", lambda *_: gate.pass_through())  # the step before
+    monkeypatch.setattr(Shelf, "has_come", lambda *_: gate.pass_through())  # the step before
     monkeypatch.setattr(Shelf, "open_part", open_and_tell)
     await gate.cancel_behind(asyncio.create_task(send_half(uploads)))
     monkeypatch.undo()
@@ -110,3 +138,74 @@ async def test_a_call_that_leaves_while_a_chunk_is_written_keeps_what_came(
 
     assert open_files(tmp_path) == []
     assert await send(uploads, CONTENT) == len(CONTENT) // 2
+
+
+async def test_a_file_that_another_has_sent_must_come_whole_and_is_stored_once(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """Whoever knows the digest and the size of a file does not have the file."""
+    offsets = [await send(roomy, CONTENT, owner) for owner in ("a", "b", "", "a", "b", "")]
+
+    assert offsets == [0, 0, 0, len(CONTENT), len(CONTENT), len(CONTENT)]
+    assert stored(tmp_path) == [FILE.key, f"{FILE.key}/{TENSORS_NAME}"]
+
+
+async def test_what_broke_off_goes_on_for_its_sender_alone_also_after_a_restart(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """Else the last byte of a file, which can be guessed, would do to register all of it."""
+    await send_half(roomy, "a")
+    anew = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
+    anew.open()
+
+    assert await send(anew, CONTENT, "b") == 0
+    assert await send(anew, CONTENT, "a") == len(CONTENT) // 2
+    await anew.close()
+
+
+async def test_bytes_that_only_claim_to_be_anothers_file_harm_it_not(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """Neither what is stored, though no id uses it since a restart, nor what is on its way."""
+    await send(roomy, CONTENT, "a")
+    anew = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
+    anew.open()
+
+    with pytest.raises(DigestMismatchError):
+        await claim(anew, b"y" * len(CONTENT))
+    with pytest.raises(UploadError, match="only 1 of"):
+        await claim(anew, CONTENT[-1:])
+
+    assert await send(anew, CONTENT, "a") == len(CONTENT)
+    await anew.close()
+
+
+async def test_a_file_comes_from_two_clients_at_the_same_time(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """One who knows a digest must not keep the other from sending it; one's own two would mix."""
+    files = [replace(FILE, owner=owner) for owner in "ab"]
+    async with roomy.receive(files[0]) as first, roomy.receive(files[1]) as second:
+        with pytest.raises(UploadBusyError):
+            await send(roomy, CONTENT, "a")
+        for upload in (first, second):
+            await upload.write(CONTENT)
+        await asyncio.gather(first.finish(), second.finish())
+        there = stored(tmp_path)
+
+    assert there == [FILE.key, f"{FILE.key}/{TENSORS_NAME}"]
+    assert upload.has_come
+
+
+async def test_a_spoilt_file_is_repaired_by_whoever_sends_it(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """What arrives is compared with what is there, not with what its name says."""
+    await send(roomy, CONTENT, "a")
+    file = tmp_path / FILE.key / TENSORS_NAME
+    file.write_bytes(b"y" * len(CONTENT))
+
+    assert await send(roomy, CONTENT, "b") == 0
+    assert file.read_bytes() == CONTENT
+    assert await send(roomy, CONTENT, "b") == len(CONTENT)
+    assert await send(roomy, CONTENT, "a") == 0
