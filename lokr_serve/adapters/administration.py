@@ -11,7 +11,7 @@ from lokr_serve.adapters.ownership import require_owned_room
 from lokr_serve.adapters.record import Record
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency
-from lokr_serve.errors import AdapterDeclaredError, AdapterExistsError
+from lokr_serve.errors import AdapterDeclaredError, AdapterExistsError, AdapterNotFoundError
 from lokr_serve.types import LoadSpec
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class AdapterAdministration:
 
         Raises:
             InvalidRequestError: The id or the time is malformed.
-            AdapterNotFoundError: The id is not registered.
+            AdapterNotFoundError: The id is not registered, now or at the end of the wait.
             AdapterDeclaredError: The manifest has the id, now or at the end of the wait.
             AdapterDrainingError: It is being unloaded already.
             AdapterBusyError: It still has requests, and they are not to be ended by force.
@@ -115,7 +115,10 @@ class AdapterAdministration:
         record = self.require_undeclared(adapter_id)
         with record.draining():
             await self._leases.drain(adapter_id, drain_seconds=drain_seconds, force=force)
-        self.require_undeclared(adapter_id)
+        if self._catalogue.peek(adapter_id) is not record:
+            raise AdapterNotFoundError(adapter_id)  # the manifest has let go of it meanwhile
+        if record.is_declared:
+            raise AdapterDeclaredError(adapter_id)
         freed_bytes = self._catalogue.remove(adapter_id, LeaveReason.UNLOAD)
         logger.info("adapter %r is unloaded, %d bytes freed", adapter_id, freed_bytes)
         return freed_bytes

@@ -84,7 +84,7 @@ class Record:
     idle_since: float  # in the time of the event loop; what a time to live is counted from
     ttl_seconds: float = 0.0  # 0 never expires
     last_used: datetime | None = None
-    is_draining: bool = False
+    num_drains: int = 0  # by an operator and by the manifest, which may overlap
     known: KnownVersion = NEVER_LOADED
     failed: FailedLoad | None = None
     folder_request: LoadRequest | None = None  # what the adapter folder has under the id
@@ -98,18 +98,26 @@ class Record:
         return self.is_declared or self.folder_request is not None
 
     @property
+    def is_draining(self) -> bool:
+        """Whether the id takes no requests, since it is about to leave."""
+        return self.num_drains > 0
+
+    @property
     def is_known(self) -> bool:
         """Whether the id has been loaded, be it in memory still or not."""
         return bool(self.known.version)
 
     @contextmanager
     def draining(self) -> Iterator[None]:
-        """Refuse requests while the block waits for those that run; then the id serves again."""
-        self.is_draining = True
+        """Refuse requests while the block waits for those that run.
+
+        When the last such block has ended, the id serves again.
+        """
+        self.num_drains += 1
         try:
             yield
         finally:
-            self.is_draining = False
+            self.num_drains -= 1
 
     def require_retry(self, now: float) -> None:
         """Check that the id may be loaded now.

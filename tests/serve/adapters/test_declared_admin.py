@@ -8,7 +8,12 @@ import pytest
 import pytest_asyncio
 
 from lokr_serve.adapters import AdapterRegistry, AnnouncedFile
-from lokr_serve.errors import AdapterDeclaredError, AdapterNotFoundError, InvalidRequestError
+from lokr_serve.errors import (
+    AdapterDeclaredError,
+    AdapterDrainingError,
+    AdapterNotFoundError,
+    InvalidRequestError,
+)
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState, ApplyMode
 from tests.serve.adapters.callers import part, spec, until, use
@@ -123,6 +128,42 @@ async def test_an_unload_that_is_overtaken_by_the_manifest_is_refused(
     with pytest.raises(AdapterDeclaredError):
         await unload
     assert (await use(scene.registry, "b")).name == "b"
+
+
+async def test_an_unload_that_gives_up_does_not_end_the_manifests_drain(scene: Declaring) -> None:
+    """What the manifest has dropped takes no requests, whoever else wanted it gone."""
+    await scene.registry.load(spec("b"))
+    async with scene.registry.lease([part("b")], ApplyMode.UNMERGED):
+        unload = asyncio.create_task(scene.registry.unload("b", drain_seconds=100, force=False))
+        await until(lambda: scene.status("b").state is AdapterState.DRAINING)
+        await _let_go_of_b(scene)
+        unload.cancel()
+        await asyncio.wait([unload])
+        with pytest.raises(AdapterDrainingError):
+            await use(scene.registry, "b")
+
+    await until(lambda: not scene.has("b"))
+
+
+async def test_an_unload_and_the_manifest_may_end_the_same_adapter(scene: Declaring) -> None:
+    """Both wait for the same requests; one of them frees it, and neither fails over the other."""
+    await scene.registry.load(spec("b"))
+    async with scene.registry.lease([part("b")], ApplyMode.UNMERGED):
+        unload = asyncio.create_task(scene.registry.unload("b", drain_seconds=100, force=False))
+        await until(lambda: scene.status("b").state is AdapterState.DRAINING)
+        await _let_go_of_b(scene)
+
+    assert await unload > 0
+    await until(lambda: scene.count("draining") == 0)
+    assert not scene.has("b")
+
+
+async def _let_go_of_b(scene: Declaring) -> None:
+    """Declare b, and then no more; it is in use meanwhile."""
+    scene.declare(entry("a"), entry("b"))
+    await until(lambda: scene.status("b").is_declared)
+    scene.declare(entry("a"))
+    await until(lambda: scene.count("draining") == 1 and not scene.status("b").is_declared)
 
 
 async def test_an_alias_is_as_good_as_its_id_in_requests(scene: Declaring) -> None:
