@@ -1,4 +1,4 @@
-"""Reads YAML that says one thing only: no anchors, no tags, no key twice, no depths."""
+"""Reads YAML that says one thing only: no anchors, tags or merges, no key twice, no depths."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -8,10 +8,11 @@ import yaml
 from lokr_serve.errors import ManifestError
 
 MAX_DEPTH = 8
+MERGE_TAG = "tag:yaml.org,2002:merge"  # of a plain <<, whose keys hide behind those beside it
 
 
 class _Loader(yaml.CSafeLoader):
-    """Builds plain values; a key that stands twice in a mapping is an error."""
+    """Builds plain values; a key that stands twice, or takes in another mapping, is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping."""
@@ -21,6 +22,8 @@ class _Loader(yaml.CSafeLoader):
                 if key.value in seen:
                     raise _refusal(f"the key {key.value!r} twice", key)
                 seen.add(key.value)
+            if key.tag == MERGE_TAG:
+                raise _refusal("a merge key", key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -29,8 +32,8 @@ def load_yaml(data: bytes) -> object:
 
     Raises:
         ManifestError: It is no YAML, more than one document, or has what makes files hard to read
-            or dear to load: an anchor, an alias, a tag, a key twice, or mappings in mappings in
-            mappings.
+            or dear to load: an anchor, an alias, a tag, a merge key, a key twice, or mappings in
+            mappings in mappings.
     """
     try:
         text = data.decode()
