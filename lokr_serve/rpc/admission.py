@@ -1,5 +1,6 @@
 """Admission: who may send a request now, and where it waits until an engine begins with it."""
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -100,10 +101,11 @@ class Admission:
         """Count a request that ends while it waits, because its deadline has passed."""
         try:
             yield
-        finally:
+        except (asyncio.CancelledError, DeadlineError):
             left = time_left()
             if visit.is_waiting and left is not None and left <= EARLY_SECONDS:
                 self._metrics.requests_shed.labels(ShedReason.DEADLINE.value).inc()
+            raise
 
     def refuse_late(self, seconds_left: float | None) -> None:
         """Refuse a request that waited for too long before it came here; the first thing to ask.

@@ -10,6 +10,7 @@ import pytest
 from lokr_serve.config import LimitSettings, TextSettings
 from lokr_serve.errors import (
     DeadlineError,
+    InvalidRequestError,
     LimitExceededError,
     NotPermittedError,
     QueueFullError,
@@ -178,6 +179,27 @@ async def test_a_deadline_counts_only_while_the_request_waits() -> None:
 
     assert (num_shed_running, scene.num_shed("deadline")) == (0, 1)
     assert visit.deadline == pytest.approx(visit.accepted_at + 5.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "num_shed"),
+    [
+        (asyncio.CancelledError(), 1),
+        (DeadlineError("too late"), 1),
+        (InvalidRequestError("prompt", "is too long"), 0),
+        (RuntimeError("a bug"), 0),
+    ],
+)
+async def test_what_fails_by_itself_just_before_its_deadline_was_not_shed(
+    error: BaseException, num_shed: int
+) -> None:
+    """Else whoever sends bad requests with short deadlines makes the server look overloaded."""
+    scene = Scene()
+    with suppress(type(error)):
+        async with scene.admission.visit(arrival(time_left=lambda: 0.1)):
+            raise error
+
+    assert scene.num_shed("deadline") == num_shed
 
 
 async def test_a_client_may_not_be_more_urgent_than_it_is_allowed(team: Caller) -> None:
