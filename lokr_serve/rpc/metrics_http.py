@@ -60,12 +60,13 @@ class MetricsServer:
     async def stop(self) -> None:
         """Stop listening, and hang up on whoever is still connected."""
         self._is_stopping = True
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+        if self._server is None:
+            return
+        self._server.close()
         for writer in self._clients.values():
             writer.transport.abort()
         await asyncio.gather(*self._clients)
+        await self._server.wait_closed()  # for every client, from Python 3.12.1 on
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
