@@ -164,7 +164,7 @@ class AdapterRegistry:
             AdapterNotFoundError: The id is not registered.
         """
         require_adapter_id("adapter_id", adapter_id)
-        return self._describe(self._aliases.resolve(adapter_id))
+        return self._describe(self.resolve(adapter_id))
 
     def ids(self, *, prefix: str = "") -> builtins.list[str]:
         """Return every registered id that starts with ``prefix``, sorted."""
@@ -210,16 +210,18 @@ class AdapterRegistry:
         finally:
             await reconciler.stop()
 
-    def ids_of(self, adapters: Sequence[AdapterWeight]) -> tuple[str, ...]:
-        """Return the ids of a mix's adapters, which may be named by aliases; nothing is loaded.
+    def resolve(self, name: str) -> str:
+        """Return the id that a name stands for now, whether or not it is registered."""
+        return self._aliases.resolve(name)
+
+    def check(self, adapters: Sequence[AdapterWeight]) -> None:
+        """Check what can be checked of a mix without loading it; its errors tell what names mean.
 
         Raises:
             InvalidRequestError: The mix is malformed, or two names are of the same adapter.
             AdapterNotFoundError, AdapterDrainingError: An adapter takes no requests.
         """
-        parts = self._aliases.resolve_parts(adapters)
-        self._lender.check(parts)
-        return tuple(part.adapter_id for part in parts)
+        self._lender.check(self._aliases.resolve_parts(adapters))
 
     def lease(
         self, adapters: Sequence[AdapterWeight], mode: ApplyMode, workload: Workload | None = None

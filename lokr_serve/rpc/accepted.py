@@ -8,7 +8,7 @@ from lokr_core import AdapterMix
 from lokr_serve.adapters import AdapterRegistry, Lease, Workload
 from lokr_serve.calls import call_record, phase
 from lokr_serve.errors import AdapterUnloadedError
-from lokr_serve.rpc.authorization import require_adapters
+from lokr_serve.rpc.authorization import require_meaning
 from lokr_serve.rpc.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
 
@@ -26,10 +26,14 @@ def permitted_ids(registry: AdapterRegistry, adapters: Sequence[AdapterWeight]) 
         InvalidRequestError: The mix is malformed.
         AdapterNotFoundError, AdapterDrainingError: An adapter takes no requests.
     """
-    require_adapters(part.adapter_id for part in adapters)
-    adapter_ids = registry.ids_of(adapters)
-    require_adapters(adapter_ids)
+    adapter_ids = _require_rights(registry, adapters)
+    registry.check(adapters)
     return adapter_ids
+
+
+def _require_rights(registry: AdapterRegistry, adapters: Sequence[AdapterWeight]) -> Sequence[str]:
+    """Return what the names of a mix stand for; the caller may use all of it."""
+    return tuple(require_meaning(part.adapter_id, registry.resolve) for part in adapters)
 
 
 @asynccontextmanager
@@ -47,8 +51,8 @@ async def leased(
     """
     async with AsyncExitStack() as held:
         with phase("load"):
+            _require_rights(registry, adapters)  # of what lease resolves, in the same step
             lease = await held.enter_async_context(registry.lease(adapters, mode, workload))
-        require_adapters(part.ref.adapter_id for part in lease.mix.parts)
         record = call_record()
         record.mix, record.apply_mode = lease.mix.name, lease.apply.value
         await held.enter_async_context(Interruption(lease.ended, AdapterUnloadedError))

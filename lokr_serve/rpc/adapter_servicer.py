@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 from lokr_serve.config import LimitSettings
 from lokr_serve.rpc.adapter_conversion import adapter_message, load_spec
 from lokr_serve.rpc.audit import audited_id
-from lokr_serve.rpc.authorization import require_adapter, require_source
+from lokr_serve.rpc.authorization import require_adapter, require_meaning, require_source
 from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.rpc.fields import seconds
 from lokr_serve.rpc.gate import Gate
@@ -91,9 +91,9 @@ class AdapterServicer(AdapterServiceServicer):
     ) -> GetAdapterResponse:
         """Return one adapter."""
         _require(request.adapter_id)
-        status = self._gate.backend().registry.get(request.adapter_id)
-        require_adapter(status.adapter_id)  # an alias may stand for what is not the caller's
-        return GetAdapterResponse(adapter=_shown(status))
+        registry = self._gate.backend().registry
+        require_meaning(request.adapter_id, registry.resolve)
+        return GetAdapterResponse(adapter=_shown(registry.get(request.adapter_id)))
 
     async def ListAdapters(
         self,

@@ -1,6 +1,6 @@
 """What a caller may do: which methods it may call, and which adapters it may name."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from lokr_serve.errors import NotPermittedError
@@ -63,14 +63,20 @@ def require_adapter(adapter_id: str) -> None:
         raise NotPermittedError(f"client {caller.name!r} may not use adapter {adapter_id!r}")
 
 
-def require_adapters(adapter_ids: Iterable[str]) -> None:
-    """Check the same of several.
+def require_meaning(name: str, resolve: Callable[[str], str]) -> str:
+    """Return the id that a name stands for, if the caller may use it as named and as resolved.
 
     Raises:
-        NotPermittedError: The caller may not use one of them.
+        NotPermittedError: It may not. What the name stands for is not told.
     """
-    for adapter_id in adapter_ids:
-        require_adapter(adapter_id)
+    require_adapter(name)
+    adapter_id = resolve(name)
+    caller = caller_variable.get()
+    if not caller.may_use(adapter_id):
+        raise NotPermittedError(
+            f"client {caller.name!r} may not use the adapter that {name!r} is an alias of"
+        )
+    return adapter_id
 
 
 def require_source(source: str) -> None:

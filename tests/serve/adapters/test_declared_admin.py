@@ -13,9 +13,12 @@ from lokr_serve.errors import (
     AdapterDrainingError,
     AdapterNotFoundError,
     InvalidRequestError,
+    NotPermittedError,
 )
 from lokr_serve.metrics import Metrics
-from lokr_serve.types import AdapterState, ApplyMode
+from lokr_serve.rpc.accepted import leased
+from lokr_serve.rpc.caller import caller_variable
+from lokr_serve.types import AdapterState, ApplyMode, Caller
 from tests.serve.adapters.callers import part, spec, until, use
 from tests.serve.adapters.conftest import Gate, MakeRegistry, Store
 from tests.serve.adapters.declaring import (
@@ -173,12 +176,23 @@ async def test_an_alias_is_as_good_as_its_id_in_requests(scene: Declaring) -> No
 
     assert by_alias == by_id
     assert by_alias.name == "a*0.5"
-    assert scene.registry.ids_of([part("dawn")]) == ("a",)
+    assert scene.registry.resolve("dawn") == "a"
     assert scene.status("dawn") == scene.status("a")
     assert scene.status("a").aliases == ("dawn",)
     assert [status.adapter_id for status in scene.registry.list()] == ["a"]
     with pytest.raises(InvalidRequestError, match="'dawn' and 'a' are both 'a'"):
         await use(scene.registry, "a", "dawn")
+
+
+async def test_who_may_not_use_what_an_alias_means_learns_nothing_of_it(scene: Declaring) -> None:
+    """Not even why it cannot be loaded, if the alias moved after the request was let in."""
+    scene.declare(entry("a"), entry("b", "missing", aliases=["mine/best"]))
+    await until(lambda: scene.registry.resolve("mine/best") == "b")
+    token = caller_variable.set(Caller(name="me", permissions=frozenset(), adapters=("mine/*",)))
+    with pytest.raises(NotPermittedError, match="the adapter that 'mine/best' is an alias of"):
+        async with leased(scene.registry, [part("mine/best")], ApplyMode.AUTO):
+            pass
+    caller_variable.reset(token)
 
 
 async def test_gateways_see_the_aliases_of_what_is_in_memory(scene: Declaring) -> None:

@@ -228,11 +228,11 @@ def test_requests_for_images_are_checked_as_well(
 def test_an_alias_of_ones_own_does_not_lead_to_anothers_adapter(
     model_folder: Path, adapter_folder: Path, clients_file: Path, tmp_path: Path
 ) -> None:
-    """What a name stands for is checked as well as the name."""
+    """What a name stands for is checked as well as the name, and not told to who may not know."""
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(
         "adapters:\n"
-        "  - {id: pirate, source: pirate, aliases: [poets/best]}\n"
+        "  - {id: pirate, source: pirate, aliases: [poets/best, poets/top]}\n"
         "  - {id: poet, source: poet, aliases: [poets/first, shared/first]}\n"
     )
     settings = tiny_settings(
@@ -248,9 +248,12 @@ def test_an_alias_of_ones_own_does_not_lead_to_anothers_adapter(
     ):
         used = client.generate_once(request_with("poets/first"))
         shown = client.get_adapter("poets/first")
-        with pytest.raises(PermissionDeniedError, match="may not use adapter 'pirate'"):
+        hidden = "^client 'poet-only' may not use the adapter that 'poets/best' is an alias of$"
+        with pytest.raises(PermissionDeniedError, match=hidden):
             client.generate_once(request_with("poets/best"))
-        with pytest.raises(PermissionDeniedError, match="may not use adapter 'pirate'"):
+        with pytest.raises(PermissionDeniedError, match=hidden):
+            client.generate_once(request_with("poets/best", "poets/top"))  # twice the same
+        with pytest.raises(PermissionDeniedError, match=hidden):
             client.get_adapter("poets/best")
 
     assert used.started.mix_name == "poet"
