@@ -29,9 +29,14 @@ class Sending:
     until: float  # monotonic
 
     @property
+    def remaining_seconds(self) -> float:
+        """What is left of the time."""
+        return max(self.until - monotonic(), 0.0)
+
+    @property
     def timeout(self) -> float | None:
-        """What is left of the time, as grpc is told."""
-        return deadline(max(self.until - monotonic(), 0.0))
+        """The same, as grpc is told."""
+        return deadline(self.remaining_seconds)
 
     def header(self) -> UploadAdapterRequest:
         """Return the first frame."""
@@ -46,7 +51,7 @@ def send(method: Any, sending: Sending) -> UploadAdapterResponse:
             with client_errors():
                 return _send_once(method, sending, attempts)
         except ClientError as error:
-            sleep(attempts.wait_seconds(error))
+            sleep(attempts.wait_seconds(error, sending.remaining_seconds))
 
 
 def _send_once(method: Any, sending: Sending, attempts: Attempts) -> UploadAdapterResponse:
@@ -75,7 +80,7 @@ async def send_async(method: Any, sending: Sending) -> UploadAdapterResponse:
             with client_errors():
                 return await _send_once_async(method, sending, attempts)
         except ClientError as error:
-            await asyncio.sleep(attempts.wait_seconds(error))
+            await asyncio.sleep(attempts.wait_seconds(error, sending.remaining_seconds))
 
 
 async def _send_once_async(

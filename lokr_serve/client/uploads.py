@@ -93,8 +93,12 @@ class Attempts:
     _furthest: int = -1
     _num_fruitless: int = 0
 
-    def wait_seconds(self, error: ClientError) -> float:
+    def wait_seconds(self, error: ClientError, remaining_seconds: float) -> float:
         """Return how long to wait before the next attempt.
+
+        Args:
+            error: What the last one ended with.
+            remaining_seconds: What is left for all of them; the next must begin before that.
 
         Raises:
             ClientError: There is none to be: ``error`` itself.
@@ -104,8 +108,12 @@ class Attempts:
         self._num_fruitless += 1
         if self._num_fruitless >= MAX_FRUITLESS or not self._may_pass(error):
             raise error
-        if error.retry_seconds is not None:
-            return error.retry_seconds
+        wait_seconds = self._own_wait() if error.retry_seconds is None else error.retry_seconds
+        if wait_seconds >= remaining_seconds:
+            raise error
+        return wait_seconds
+
+    def _own_wait(self) -> float:
         return min(FIRST_WAIT_SECONDS * 2.0 ** (self._num_fruitless - 1), MAX_WAIT_SECONDS)
 
     def _may_pass(self, error: ClientError) -> bool:

@@ -235,6 +235,19 @@ def test_the_timeout_is_for_all_attempts(store: ToldStore, address: str, file: P
 
 
 @both
+async def test_no_attempt_is_waited_for_that_would_begin_too_late(
+    store: ToldStore, address: str, file: Path, send: Send
+) -> None:
+    """The caller learns at once what an attempt after the timeout could not make good."""
+    store.turns = [Turn(error=SourceUnavailableError("s", "is gone", 3600))]
+
+    with pytest.raises(UnavailableError, match="is gone"):
+        await send(address, file)
+
+    assert store.num_calls == 1
+
+
+@both
 async def test_a_file_that_is_not_there_is_named(address: str, tmp_path: Path, send: Send) -> None:
     """Before anything is asked of the server."""
     with pytest.raises(AdapterFileError, match=r"missing\.safetensors"):
