@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -136,6 +137,23 @@ class AdapterSettings(_Section):
     def _has_room_for_remote(self) -> Self:
         if self.remote and self.fetched is None:
             raise ValueError("remote needs fetched, a folder for copies")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_its_files_apart(self) -> Self:
+        """Refuse folders within each other: what one holds would be taken for the other's."""
+        named = {
+            "adapters.directory": self.directory,
+            "adapters.uploads": self.uploads,
+            "adapters.fetched": self.fetched,
+        }
+        folders = {name: path.resolve() for name, path in named.items() if path is not None}
+        for (first, outer), (second, inner) in permutations(folders.items(), 2):
+            if inner.is_relative_to(outer):
+                raise ValueError(
+                    f"{second} ({inner}) must not be {first} ({outer}), nor inside it; keep them "
+                    "beside each other"
+                )
         return self
 
 
