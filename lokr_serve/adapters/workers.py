@@ -70,10 +70,16 @@ async def join(call: asyncio.Future[Value]) -> Value:
     return call.result()
 
 
-async def whole(call: asyncio.Future[Value]) -> Value:
+async def whole(
+    call: asyncio.Future[Value], *, undo: Callable[[Value], object] = lambda _: None
+) -> Value:
     """Wait for a call to its end, also if being cancelled meanwhile, which is raised after it.
 
     For a call that uses what is given back once it is over.
+
+    Args:
+        call: What to wait for.
+        undo: Is called with the result if being cancelled keeps it from whoever waits.
 
     Raises:
         ShuttingDownError: The pool was closed before the call began.
@@ -88,6 +94,8 @@ async def whole(call: asyncio.Future[Value]) -> Value:
         raise ShuttingDownError("the server is shutting down")
     failure = call.exception()
     if cancellation is not None:
+        if failure is None:
+            undo(call.result())
         raise cancellation
     if failure is not None:
         raise failure

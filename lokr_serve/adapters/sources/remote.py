@@ -18,9 +18,9 @@ from lokr_serve.adapters.sources.fetched import FetchedFiles
 from lokr_serve.adapters.sources.located import Located
 from lokr_serve.adapters.sources.slots import Slots
 from lokr_serve.adapters.sources.uris import AllowedUris, Uri
-from lokr_serve.adapters.workers import Workers
+from lokr_serve.adapters.workers import Workers, whole
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import DigestMismatchError
+from lokr_serve.errors import DigestMismatchError, SourceUnavailableError
 from lokr_serve.metrics import Metrics
 
 
@@ -46,6 +46,7 @@ class RemoteSource:
             first_seconds=settings.retry_seconds, max_seconds=settings.max_retry_seconds
         )
         self._fetch_seconds = settings.fetch_seconds
+        self._retry_seconds = settings.retry_seconds
         self._slots = Slots(settings.max_fetches)
         self._workers = workers
         self._metrics = metrics
@@ -95,10 +96,21 @@ class RemoteSource:
     async def _known(self, uri: Uri, digest: str | None) -> str | None:
         if digest is None:
             return None
-        return await self._workers.submit(partial(self._fetched.take_digest, str(uri), digest))
+        taking = self._workers.submit(partial(self._fetched.take_digest, str(uri), digest))
+        return await whole(taking, undo=self._let_go)
+
+    def _let_go(self, name: str | None) -> None:
+        if name is not None:
+            self._fetched.release(name)
 
     async def _fetch(self, source: str, uri: Uri) -> str:
-        """Hold a copy of what the store has now, and return its name."""
+        """Hold a copy of what the store has now, and return its name.
+
+        Raises:
+            SourceUnavailableError: It could not be had, which is held against the source; or
+                nothing was asked of it, for want of a slot, which is not.
+        """
+        asked = threading.Event()
         deadline = Deadline(at=monotonic() + self._fetch_seconds, stop=self._stop)
         try:
             async with asyncio.timeout(self._fetch_seconds):
@@ -106,16 +118,19 @@ class RemoteSource:
                 turn = self._turns.setdefault(str(uri), asyncio.Lock())
                 async with turn:
                     self._back_off.require(source)
-                    name = await self._run(source, uri, deadline)
+                    name = await self._run(source, uri, deadline, asked)
         except TimeoutError:
+            if not asked.is_set():
+                raise self._too_many(source) from None
             raise self._back_off.note(source, self._lateness()) from None
         except UnreachableError as error:
             raise self._back_off.note(source, str(error)) from error
         self._back_off.clear(source)
         return name
 
-    async def _run(self, source: str, uri: Uri, deadline: Deadline) -> str:
+    async def _run(self, source: str, uri: Uri, deadline: Deadline, asked: threading.Event) -> str:
         def fetch() -> str:
+            asked.set()
             driver = self._driver(source, uri.scheme)
             errand = Errand(source=source, uri=uri, driver=driver, deadline=deadline)
             return self._fetcher.fetch(errand)
@@ -130,6 +145,13 @@ class RemoteSource:
             if scheme not in self._drivers:
                 self._drivers[scheme] = Driver(source, scheme)
             return self._drivers[scheme]
+
+    def _too_many(self, source: str) -> SourceUnavailableError:
+        problem = (
+            f"was not asked for within {self._fetch_seconds:.0f} s, since other fetches were under "
+            "way, of which adapters.max_fetches run at a time"
+        )
+        return SourceUnavailableError(source, problem, self._retry_seconds)
 
     def _lateness(self) -> str:
         return f"did not come within {self._fetch_seconds:.0f} s"

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from lokr_serve.adapters.workers import SharedCalls, Workers, join
+from lokr_serve.adapters.workers import SharedCalls, Workers, join, whole
 from lokr_serve.errors import ShuttingDownError
 
 
@@ -72,6 +72,27 @@ async def test_a_cancelled_waiter_leaves_the_call_to_the_others() -> None:
 
     assert await second == 7
     await workers.close()
+
+
+async def test_what_a_cancelled_waiter_would_have_got_is_undone() -> None:
+    """A thread may take hold of something for whoever waits; nobody else would let go of it."""
+    workers, undone = Workers(1), list[int]()
+    release = threading.Event()
+
+    def work() -> int:
+        release.wait(10)
+        return 7
+
+    waiter = asyncio.create_task(whole(workers.submit(work), undo=undone.append))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    kept = await whole(workers.submit(lambda: 8), undo=undone.append)
+    await workers.close()
+
+    assert (undone, kept) == ([7], 8)
 
 
 async def test_a_failure_reaches_every_waiter_and_is_forgotten() -> None:
