@@ -47,7 +47,7 @@ async def receive_upload(
     spec = owned(upload_spec(header, file), limits)
     async with registry.receive(spec, file) as upload:
         await context.send_initial_metadata(((OFFSET_KEY, str(upload.offset)),))
-        async for chunk in _chunks(frames):
+        while (chunk := await _read_chunk(frames)) is not None:
             await upload.write(chunk)
         await upload.finish()
         return await registry.load(spec)
@@ -60,13 +60,16 @@ async def _read_header(frames: Frames) -> UploadHeader:
     return frame.header
 
 
-async def _chunks(frames: Frames) -> AsyncIterator[bytes]:
-    while (frame := await _next(frames)) is not None:
-        if frame.WhichOneof("frame") != "chunk":
-            raise UploadError("only chunks may follow the header")
-        if not frame.chunk:
-            raise UploadError("a chunk must not be empty")
-        yield frame.chunk
+async def _read_chunk(frames: Frames) -> bytes | None:
+    """Return the next chunk; None after the last."""
+    frame = await _next(frames)
+    if frame is None:
+        return None
+    if frame.WhichOneof("frame") != "chunk":
+        raise UploadError("only chunks may follow the header")
+    if not frame.chunk:
+        raise UploadError("a chunk must not be empty")
+    return frame.chunk
 
 
 async def _next(frames: Frames) -> UploadAdapterRequest | None:
