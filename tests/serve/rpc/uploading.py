@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from lokr_serve.client.errors import client_error
+from lokr_serve.client.errors import AbortedError, InvalidArgumentError, client_error
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadHeader
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
 
@@ -80,12 +80,7 @@ def sending(stub: AdapterServiceStub, *frames: UploadAdapterRequest) -> Iterator
         ClientError: The server has refused the header.
     """
     done: Future[None] = Future()
-
-    def open_ended() -> Iterator[UploadAdapterRequest]:
-        yield from frames
-        done.result()
-
-    call = stub.UploadAdapter.future(open_ended(), timeout=30)
+    call = stub.UploadAdapter.future(_open_ended(frames, done), timeout=30)
     try:
         if OFFSET_KEY not in dict(call.initial_metadata()):
             call.result()
@@ -96,6 +91,28 @@ def sending(stub: AdapterServiceStub, *frames: UploadAdapterRequest) -> Iterator
         call.cancel()
         if not done.done():
             done.set_result(None)
+
+
+def fall_silent(stub: AdapterServiceStub, *frames: UploadAdapterRequest) -> None:
+    """Send frames, and then nothing until the server ends the call.
+
+    Raises:
+        ClientError: What it ends with.
+    """
+    done: Future[None] = Future()
+    try:
+        stub.UploadAdapter.future(_open_ended(frames, done), timeout=30).result()
+    except grpc.RpcError as error:
+        raise client_error(error) from error
+    finally:
+        done.set_result(None)
+
+
+def _open_ended(
+    frames: Iterable[UploadAdapterRequest], done: Future[None]
+) -> Iterator[UploadAdapterRequest]:
+    yield from frames
+    done.result()
 
 
 def break_off(stub: AdapterServiceStub, sent: Sent, folder: Path, num_bytes: int) -> None:
@@ -116,3 +133,19 @@ def until(holds: Callable[[], bool]) -> None:
 def kept(folder: Path) -> list[str]:
     """Return what lies in the folder of uploads, without what is on its way out."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("trash-"))
+
+
+def offsets(told: list[tuple[int, int]]) -> Callable[[int, int], None]:
+    """Return a callback that notes what it is told of the progress."""
+    return lambda sent_bytes, num_bytes: told.append((sent_bytes, num_bytes))
+
+
+def is_busy(stub: AdapterServiceStub, sent: Sent) -> bool:
+    """Whether the server still receives a file; asks with a header and nothing else."""
+    try:
+        send(stub, sent.header())
+    except AbortedError:
+        return True
+    except InvalidArgumentError:
+        pass
+    return False
