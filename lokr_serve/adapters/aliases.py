@@ -71,17 +71,23 @@ def next_targets(
     """Return what aliases stand for while a manifest takes effect.
 
     A name goes on meaning what it meant until what it is to mean has been loaded, so that a
-    version that cannot be loaded costs nobody the one before.
+    version that cannot be loaded costs nobody the one before; so does an alias that has become an
+    id of its own, and whatever is to mean that id means the same as it.
 
     Args:
         current: The ids of the aliases now.
         wanted: The ids that the manifest gives them.
         loaded: Whether what an id stands for has been loaded, for each registered id.
     """
-    targets: dict[str, str] = {}
+    becoming_ids = {
+        alias: target
+        for alias, target in current.items()
+        if alias not in wanted and loaded.get(alias) is False and target in loaded
+    }
+    targets = dict(becoming_ids)
     for alias, adapter_id in wanted.items():
         before = current.get(alias, alias)
         is_due = loaded.get(adapter_id) or before not in loaded
-        targets[alias] = adapter_id if is_due else before
+        targets[alias] = becoming_ids.get(adapter_id, adapter_id) if is_due else before
     in_use = set(targets.values())  # also those that stand for themselves still
     return {alias: target for alias, target in targets.items() if alias not in in_use}

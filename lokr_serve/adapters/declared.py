@@ -152,7 +152,7 @@ class DeclaredAdapters:
             The ids that names stand for still and that must stay therefore, declared or not.
         """
         current, wanted = self._aliases.targets, manifest.aliases
-        names = {*wanted, *wanted.values(), *current.values()}
+        names = {*wanted, *wanted.values(), *current, *current.values()}
         loaded = {
             name: name not in manifest.adapters or self.is_loaded(manifest.adapters[name])
             for name in names

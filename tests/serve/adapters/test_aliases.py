@@ -69,6 +69,27 @@ def test_an_id_becomes_an_alias_when_its_next_adapter_has_been_loaded(
     assert next_targets({}, {"a": "b"}, loaded={"a": True, "b": is_loaded}) == targets
 
 
+@pytest.mark.parametrize(("is_loaded", "targets"), [(False, {"a": "b"}), (True, {})])
+def test_an_alias_becomes_an_id_when_that_has_been_loaded(
+    is_loaded: bool, targets: dict[str, str]
+) -> None:
+    """Else its requests would wait for the new version, or fail with it."""
+    assert next_targets({"a": "b"}, {}, loaded={"a": is_loaded, "b": True}) == targets
+
+
+def test_an_alias_that_becomes_an_id_has_it_at_once_if_what_it_meant_is_gone() -> None:
+    """There is nothing left to wait with."""
+    assert next_targets({"a": "b"}, {}, loaded={"a": False}) == {}
+
+
+def test_an_alias_of_an_alias_that_becomes_an_id_means_the_same() -> None:
+    """The two are one adapter in the manifest, and so they are at any time before."""
+    waiting = next_targets({"a": "b"}, {"x": "a"}, loaded={"a": False, "b": True})
+    done = next_targets(waiting, {"x": "a"}, loaded={"a": True, "b": True})
+
+    assert (waiting, done) == ({"a": "b", "x": "b"}, {"x": "a"})
+
+
 def test_a_name_that_another_still_means_is_not_given_away() -> None:
     """Else the other one would come to mean a third adapter for a while."""
     current, wanted = {"x": "a"}, {"x": "b", "a": "c"}

@@ -264,3 +264,16 @@ async def test_a_declared_id_can_become_an_alias(scene: Declaring) -> None:
     await until(lambda: [status.adapter_id for status in scene.registry.list()] == ["b"])
 
     assert (await use(scene.registry, "a")).name == "b"
+
+
+async def test_an_alias_can_become_a_declared_id(scene: Declaring, store: Store) -> None:
+    """Its name means the old adapter until the new one is there, and so that one stays."""
+    store.write_broken("bad")
+    scene.declare(entry("dawn", "bad"))
+    await until(lambda: scene.count("failed") == 1)
+    before = await use(scene.registry, "dawn")
+    store.write("bad", seed=3)
+    await until(lambda: not scene.has("a"))
+
+    assert before.name == "a"
+    assert (await use(scene.registry, "dawn")).name == "dawn"

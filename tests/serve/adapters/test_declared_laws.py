@@ -100,6 +100,7 @@ def disagreements(scene: Declaring) -> list[str]:
     """Say where the registry is not what the manifest says."""
     manifest = read_manifest(scene.path.read_bytes())
     declared, wanted = manifest.adapters, manifest.aliases
+    failing = {name for name, item in declared.items() if item.request.source not in GOOD}
     known = {status.adapter_id: status for status in scene.registry.list()}
     problems = [f"{name} is missing" for name in declared.keys() - known.keys()]
     for name, status in known.items():
@@ -107,10 +108,10 @@ def disagreements(scene: Declaring) -> list[str]:
             problems += _problems(status, declared[name])
         elif status.is_declared and not (status.aliases or name in wanted):
             problems.append(f"{name} is declared still")  # nor does a name that waits need it
-        problems += [f"{alias} is left" for alias in status.aliases if alias not in wanted]
+        left = set(status.aliases) - wanted.keys() - failing  # an id that fails may be one still
+        problems += [f"{alias} is left" for alias in left]
     for alias, target in wanted.items():
-        is_good = declared[target].request.source in GOOD
-        if is_good and target in known and alias not in known[target].aliases:
+        if target not in failing and target in known and alias not in known[target].aliases:
             problems.append(f"{alias} is not {target}")
     return problems
 
