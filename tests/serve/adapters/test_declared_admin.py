@@ -161,6 +161,20 @@ async def test_an_unload_and_the_manifest_may_end_the_same_adapter(scene: Declar
     assert not scene.has("b")
 
 
+async def test_an_unload_by_force_may_find_that_the_manifest_was_quicker(scene: Declaring) -> None:
+    """It has ended the requests, and the one who waited for that longer has freed the adapter."""
+    await scene.registry.load(spec("b"))
+    async with scene.registry.lease([part("b")], ApplyMode.UNMERGED) as lease:
+        unload = asyncio.create_task(scene.registry.unload("b", drain_seconds=1, force=True))
+        await until(lambda: scene.status("b").state is AdapterState.DRAINING)
+        await _let_go_of_b(scene)  # within that second
+        await lease.ended
+
+    with pytest.raises(AdapterNotFoundError):
+        await unload
+    assert not scene.has("b")
+
+
 async def _let_go_of_b(scene: Declaring) -> None:
     """Declare b, and then no more; it is in use meanwhile."""
     scene.declare(entry("a"), entry("b"))
