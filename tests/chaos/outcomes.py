@@ -57,7 +57,8 @@ _EXPLAINED: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 _OF_AN_END = frozenset(("UNAVAILABLE/SHUTTING_DOWN", "UNAVAILABLE/ENGINE_STOPPED"))
 _OF_THE_TRANSPORT = "UNAVAILABLE"  # without a reason of the server's
-# What the client library does not try again, or does not send.
+# What is not tried again, as the client library would: by itself, grpc cancels calls that have not
+# been taken up when a server is told to stop, or when a thousand others wait to be.
 _SENT_ONCE = frozenset(
     (
         *("unload", "unload by force"),
@@ -80,8 +81,6 @@ def is_explained(operation: str, error: ClientError, life: Life, *, is_hasty: bo
         return True
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return is_hasty
-    if not life.is_ending:
-        return False
-    if status == "CANCELLED":  # by grpc: not yet taken up when the server was told to stop
+    if status == "CANCELLED":
         return operation in _SENT_ONCE
-    return status == _OF_THE_TRANSPORT or status in _OF_AN_END
+    return life.is_ending and (status == _OF_THE_TRANSPORT or status in _OF_AN_END)

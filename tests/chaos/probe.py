@@ -74,10 +74,11 @@ def open_files(pid: int) -> Mapping[str, int]:
 def _peers(pid: int) -> Mapping[str, str]:
     """Return what each socket is connected to, as the kernel tells it."""
     found = {}
-    for line in Path("/proc", str(pid), "net", "tcp").read_text().splitlines()[1:]:
-        _, local, remote, state, *_, inode = line.split()[:10]
-        ports = [int(address.rpartition(":")[2], 16) for address in (local, remote)]
-        found[f"socket:[{inode}]"] = f"tcp from {ports[0]} to {ports[1]}, state {state}"
+    for kind in ("tcp", "tcp6"):
+        for line in Path("/proc", str(pid), "net", kind).read_text().splitlines()[1:]:
+            _, local, remote, state, *_, inode = line.split()[:10]
+            ports = [int(address.rpartition(":")[2], 16) for address in (local, remote)]
+            found[f"socket:[{inode}]"] = f"tcp from {ports[0]} to {ports[1]}, state {state}"
     return found
 
 

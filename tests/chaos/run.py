@@ -33,6 +33,7 @@ from tests.chaos.round import Round, Scene
 from tests.chaos.server import Life, Server
 from tests.chaos.storage import half_files, leftovers
 from tests.chaos.store import environment, store
+from tests.chaos.waiting import place_of
 from tests.chaos.watch import Watch
 
 Actor = Callable[[Round], Awaitable[None]]
@@ -176,14 +177,14 @@ class Run:
     async def _playing(self, round_: Round) -> AsyncIterator[None]:
         """Let the actors play while the block runs, and wait until their last calls have ended."""
         actors = (*ALWAYS, *self._guests())
-        tasks = [asyncio.create_task(_run(actor, round_), name=str(actor)) for actor in actors]
+        tasks = [asyncio.create_task(_run(actor, round_)) for actor in actors]
         try:
             yield
         finally:
             round_.over.set()
             _, late = await asyncio.wait(tasks, timeout=LAST_CALLS_SECONDS)
             for task in late:
-                round_.scene.ledger.violate("a call without an end", task.get_name())
+                round_.scene.ledger.violate("a call without an end", place_of(task))
                 task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(outcome, Exception):

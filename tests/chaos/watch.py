@@ -15,7 +15,7 @@ from tests.chaos.storage import half_files, leftovers
 
 SETTLE_SECONDS = 20.0  # for a server that has nothing to do any more to notice
 LOOK_SECONDS = 0.1
-EXTRA_FILES = 8  # connections to the store that are kept for the next fetch
+EXTRA_FILES = 20  # connections to the store that are kept for the next fetch
 EXTRA_THREADS = 16  # of pools that were not needed as a whole until then
 MAX_GROWTH_BYTES = 96 * 2**20  # of a life, from its second quiet moment on
 
