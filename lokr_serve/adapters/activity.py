@@ -4,8 +4,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from lokr_core import AdapterMix
-from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
+from lokr_serve.adapters.manifest import AliasTable
 from lokr_serve.adapters.residency import Residency
 from lokr_serve.metrics import AdapterActivity
 

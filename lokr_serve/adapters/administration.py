@@ -3,10 +3,10 @@
 import logging
 
 from lokr_core import Adapter
-from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import require_adapter_id, require_seconds
+from lokr_serve.adapters.manifest import AliasTable
 from lokr_serve.adapters.ownership import require_owned_room
 from lokr_serve.adapters.record import Record
 from lokr_serve.adapters.request import LoadRequest

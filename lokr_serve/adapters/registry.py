@@ -8,17 +8,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from lokr_core import Adapted
 from lokr_serve.adapters.activity import describe_activity
 from lokr_serve.adapters.administration import AdapterAdministration
-from lokr_serve.adapters.aliases import AliasTable
 from lokr_serve.adapters.catalogue import Catalogue
-from lokr_serve.adapters.declared import DeclaredAdapters
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.leasing import Lease, require_adapter_id, require_seconds
 from lokr_serve.adapters.lending import AdapterLender
 from lokr_serve.adapters.loader import AdapterLoader
-from lokr_serve.adapters.manifest_file import ManifestFile
+from lokr_serve.adapters.manifest import AliasTable, DeclaredAdapters, ManifestFile, Reconciler
 from lokr_serve.adapters.merging import MixMerger
 from lokr_serve.adapters.policy import Workload
-from lokr_serve.adapters.reconciler import Reconciler
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import Residency
 from lokr_serve.adapters.sources import AnnouncedFile, Sources, Upload

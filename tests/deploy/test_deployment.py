@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lokr_serve.adapters.manifest import read_manifest
+from lokr_serve.adapters.manifest.reading import read_manifest
 from lokr_serve.app import TAKE_DOWN_SECONDS
 from lokr_serve.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from lokr_serve.v1 import adapters_pb2, images_pb2, text_pb2

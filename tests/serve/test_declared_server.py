@@ -32,7 +32,7 @@ from lokr_serve.types import (
     Started,
     TextPrompt,
 )
-from tests.serve.adapters.declaring import Entry, entry, write_manifest
+from tests.serve.adapters.manifest.declaring import Entry, entry, write_manifest
 from tests.serve.running import (
     Connection,
     RunningServer,

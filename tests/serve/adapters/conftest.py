@@ -4,7 +4,6 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from lokr_core import Adapted, Adapter, AdapterReader, ReadOptions
 from lokr_serve.adapters import AdapterRegistry
 from lokr_serve.config import AdapterSettings
 from lokr_serve.metrics import Metrics
-from tests.serve.adapters.declaring import LOOK_SECONDS, Declaring, Entry, Hold, declaring
 from tests.tiny import peft_lokr, tiny_llama
 
 TENSORS = "adapter_model.safetensors"
@@ -133,17 +131,3 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
     monkeypatch.setattr(AdapterReader, "read", gated)
     return gate
-
-
-@pytest.fixture
-def hold(make_registry: MakeRegistry, store: Store, metrics: Metrics, tmp_path: Path) -> Hold:
-    """Holds a new registry over adapters a, b and c to a manifest; takes entries and settings."""
-    for seed, name in enumerate("abc"):
-        store.write(name, seed)
-
-    def holding(*entries: Entry, **settings: object) -> AbstractAsyncContextManager[Declaring]:
-        settings = {"manifest_seconds": LOOK_SECONDS, "retry_seconds": 0.01, **settings}
-        registry = make_registry(**settings)
-        return declaring(registry, tmp_path / "manifest.yaml", metrics, *entries)
-
-    return holding

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from lokr_core import is_adapter_id
+from lokr_serve.adapters.manifest.strict_yaml import load_yaml
 from lokr_serve.adapters.request import LoadRequest
-from lokr_serve.adapters.strict_yaml import load_yaml
 from lokr_serve.errors import ManifestError
 from lokr_serve.types import AdapterOverrides, sha256_digest
 

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Set
 from dataclasses import replace
 
-from lokr_serve.adapters.aliases import AliasTable, next_targets
 from lokr_serve.adapters.catalogue import Catalogue
 from lokr_serve.adapters.holders import LeaseBook
-from lokr_serve.adapters.manifest import DeclaredAdapter, Manifest
+from lokr_serve.adapters.manifest.aliases import AliasTable, next_targets
+from lokr_serve.adapters.manifest.reading import DeclaredAdapter, Manifest
 from lokr_serve.adapters.record import NEVER_LOADED, Record, failure_of
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lokr_serve.adapters.manifest import Manifest
-from lokr_serve.adapters.manifest_file import ManifestFile
+from lokr_serve.adapters.manifest.file import ManifestFile
+from lokr_serve.adapters.manifest.reading import Manifest
 from lokr_serve.errors import ManifestError, SettingsError
-from tests.serve.adapters.declaring import entry, write_manifest
+from tests.serve.adapters.manifest.declaring import entry, write_manifest
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lokr_serve.rpc.caller import caller_variable
 from lokr_serve.types import AdapterState, ApplyMode, Caller
 from tests.serve.adapters.callers import part, spec, until, use
 from tests.serve.adapters.conftest import Gate, MakeRegistry, Store
-from tests.serve.adapters.declaring import (
+from tests.serve.adapters.manifest.declaring import (
     LOOK_SECONDS,
     Declaring,
     declaring,

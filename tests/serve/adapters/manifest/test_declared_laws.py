@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from lokr_core import Adapted, LokrError
-from lokr_serve.adapters.manifest import DeclaredAdapter, read_manifest
+from lokr_serve.adapters.manifest.reading import DeclaredAdapter, read_manifest
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState, AdapterStatus, ApplyMode
 from tests.serve.adapters.callers import part, spec
 from tests.serve.adapters.conftest import Store
-from tests.serve.adapters.declaring import Declaring, Entry, Hold, entry
+from tests.serve.adapters.manifest.declaring import Declaring, Entry, Hold, entry
 from tests.serve.adapters.waiting import until
 
 IDS = ("a", "b", "c", "d")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lokr_serve.adapters.aliases import AliasTable, next_targets
+from lokr_serve.adapters.manifest.aliases import AliasTable, next_targets
 from lokr_serve.errors import InvalidRequestError
 from tests.serve.adapters.callers import part
 

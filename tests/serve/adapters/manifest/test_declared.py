@@ -12,7 +12,7 @@ from lokr_serve.errors import (
 from lokr_serve.types import AdapterState, ApplyMode
 from tests.serve.adapters.callers import part, spec, until, use
 from tests.serve.adapters.conftest import Gate, Store
-from tests.serve.adapters.declaring import (
+from tests.serve.adapters.manifest.declaring import (
     Hold,
     entry,
     until_complete,
@@ -115,7 +115,7 @@ async def test_a_drain_that_takes_long_goes_on_and_says_so(
     hold: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It never takes a request by force, and never lets one in between two attempts."""
-    monkeypatch.setattr("lokr_serve.adapters.declared.DRAIN_SECONDS", 0.01)
+    monkeypatch.setattr("lokr_serve.adapters.manifest.declared.DRAIN_SECONDS", 0.01)
     async with hold(entry("a")) as scene:
         await until_complete(scene)
         async with scene.registry.lease([part("a")], ApplyMode.UNMERGED) as lease:

@@ -11,7 +11,7 @@ from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterState
 from tests.serve.adapters.callers import until, use
 from tests.serve.adapters.conftest import Gate, MakeRegistry, Store
-from tests.serve.adapters.declaring import (
+from tests.serve.adapters.manifest.declaring import (
     LOOK_SECONDS,
     Hold,
     declaring,

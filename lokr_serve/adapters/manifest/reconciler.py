@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lokr_core import LokrError
-from lokr_serve.adapters.declared import DeclaredAdapters
-from lokr_serve.adapters.manifest import DeclaredAdapter, Manifest
-from lokr_serve.adapters.manifest_file import SETTLE_SECONDS, ManifestFile
+from lokr_serve.adapters.manifest.declared import DeclaredAdapters
+from lokr_serve.adapters.manifest.file import SETTLE_SECONDS, ManifestFile
+from lokr_serve.adapters.manifest.reading import DeclaredAdapter, Manifest
 from lokr_serve.adapters.record import retry_delay
 from lokr_serve.config import AdapterSettings
 from lokr_serve.errors import ManifestError, SourceUnavailableError

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lokr_serve.adapters.manifest import MAX_BYTES, DeclaredAdapter, read_manifest
+from lokr_serve.adapters.manifest.reading import MAX_BYTES, DeclaredAdapter, read_manifest
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.errors import ManifestError
 from lokr_serve.types import AdapterOverrides

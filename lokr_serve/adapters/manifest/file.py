@@ -4,7 +4,7 @@ import stat
 from enum import Enum
 from pathlib import Path
 
-from lokr_serve.adapters.manifest import MAX_BYTES, Manifest, read_manifest
+from lokr_serve.adapters.manifest.reading import MAX_BYTES, Manifest, read_manifest
 from lokr_serve.errors import ManifestError, SettingsError
 
 # A file that was just changed may not be whole yet, and half a list of adapters is a list of

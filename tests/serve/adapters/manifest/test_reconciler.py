@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from lokr_serve.adapters.declared import DeclaredAdapters
-from lokr_serve.adapters.manifest import DeclaredAdapter, Manifest
-from lokr_serve.adapters.manifest_file import ManifestFile
+from lokr_serve.adapters.manifest.declared import DeclaredAdapters
+from lokr_serve.adapters.manifest.file import ManifestFile
+from lokr_serve.adapters.manifest.reading import DeclaredAdapter, Manifest
 from lokr_serve.errors import ManifestError, SourceUnavailableError
 from lokr_serve.types import AdapterState
 from tests.serve.adapters.callers import use
 from tests.serve.adapters.conftest import Gate, Store
-from tests.serve.adapters.declaring import Hold, entry, until_complete
+from tests.serve.adapters.manifest.declaring import Hold, entry, until_complete
 from tests.serve.adapters.waiting import until
 
 
