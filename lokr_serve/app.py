@@ -80,10 +80,10 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set, and then for as long as gateways need to look elsewhere.
 
-    The listeners are open, and say that they do not serve yet, while the model is loaded, and
-    while the adapters are that the manifest declares, though calls are served by then. Once it
-    has stopped, or failed, the server takes itself down within a bounded time, or the process is
-    ended with code 1 and a trace of every thread.
+    The listeners are open, and say that they do not serve yet, while the model is loaded (that for
+    inference only with ``early_listen``), and while the adapters are that the manifest declares,
+    though calls are served by then. Once it has stopped, or failed, the server takes itself down
+    within a bounded time, or the process is ended with code 1 and a trace of every thread.
 
     Raises:
         LokrError: The server could not start, or its engine failed.
@@ -102,18 +102,24 @@ async def serve(
         listeners = build_listeners(gate, settings, metrics, tracer)
         probes = MetricsServer(gate, metrics.registry)
         stack.push_async_callback(probes.stop)
-        addresses = Addresses(
-            listen=listeners.inference.address,
-            admin_listen=listeners.admin.address,
-            metrics_listen=await probes.start(settings.server.metrics_listen),
-        )
+        metrics_listen = await probes.start(settings.server.metrics_listen)
+
+        def tell_ready() -> None:
+            addresses = Addresses(
+                listen=listeners.inference.address,
+                admin_listen=listeners.admin.address,
+                metrics_listen=metrics_listen,
+            )
+            on_ready(addresses)
+
         async with _listening(gate, listeners, settings.server.drain_seconds):
             base = await _unless_stopped(_in_thread(lambda: load_base(settings)), stop)
             if base is not None:
                 backend = await _start_backend(base, settings, metrics, stack)
                 stuck_seconds = _stuck_step_seconds(backend, settings)
                 watch = partial(_watch, backend.engine, listeners, stuck_seconds)
-                async with _opening(gate, backend, manifest, partial(on_ready, addresses)):
+                await listeners.open()
+                async with _opening(gate, backend, manifest, tell_ready):
                     await _unless_stopped(asyncio.create_task(watch()), stop)
                     if gate.is_ready and settings.server.lame_duck_seconds:
                         await _leave(gate, watch, settings.server)

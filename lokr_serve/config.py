@@ -46,6 +46,7 @@ class ServerSettings(_Section):
     max_receive_bytes: Positive = 16 * MIB
     max_send_bytes: Positive = 32 * MIB
     reflection: bool | None = None  # on, unless callers need credentials
+    early_listen: bool = True  # for inference while the model loads, to say that it does
     lame_duck_seconds: Seconds = 0.0  # after SIGTERM: not ready any more, but still serving
     drain_seconds: Seconds = 30.0
     max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect

@@ -1,7 +1,8 @@
 """The two gRPC listeners: the inference one, and the admin one that may also change adapters."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from lokr_serve.rpc.image_servicer import ImageServicer
 from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
 from lokr_serve.rpc.observation import access_scope, client_scope, tracing_scope
 from lokr_serve.rpc.options import listener_options
+from lokr_serve.rpc.ports import require_free
 from lokr_serve.rpc.scopes import (
     cut_off_scope,
     error_scope,
@@ -62,12 +64,52 @@ class _Servicers:
     health: Health
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Listener:
     """One gRPC server and where it listens."""
 
-    server: grpc.aio.Server
-    address: str  # HOST:PORT, with the port that was picked for port 0
+    def __init__(self, server: grpc.aio.Server, guard: Guard, setting: str, wanted: str) -> None:
+        self.server = server
+        self._guard = guard
+        self._setting = setting
+        self._wanted = wanted
+        self._port: int | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT; once it is bound, with the port that was picked for port 0."""
+        host, _, port = self._wanted.rpartition(":")
+        return f"{host}:{port if self._port is None else self._port}"
+
+    def require_free(self) -> None:
+        """Check that its address could be bound now.
+
+        Raises:
+            SettingsError: It cannot.
+        """
+        with self._naming_setting():
+            require_free(self._wanted)
+
+    def bind(self) -> None:
+        """Bind it; connections wait from now on, until it is started.
+
+        Raises:
+            SettingsError: The address cannot be bound.
+        """
+        with self._naming_setting():
+            self._port = self._guard.listen(self.server, self._wanted)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anyone can connect."""
+        return self._port is not None
+
+    @contextmanager
+    def _naming_setting(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            problem = f"{self._setting}: cannot listen on {self._wanted}: {error}"
+            raise SettingsError(problem) from error
 
     async def require_running(self) -> None:
         """Check that calls are taken still.
@@ -92,10 +134,21 @@ class Listeners:
     guard: Guard
 
     async def start(self) -> None:
-        """Take calls from now on."""
+        """Take calls from now on, on what is bound."""
         self.guard.start()
-        await self.inference.server.start()
         await self.admin.server.start()
+        if self.inference.is_bound:
+            await self.inference.server.start()
+
+    async def open(self) -> None:
+        """Take calls on the inference listener as well, if it was to wait for the model.
+
+        Raises:
+            SettingsError: Its address has been taken meanwhile.
+        """
+        if not self.inference.is_bound:
+            self.inference.bind()
+            await self.inference.server.start()
 
     async def require_running(self) -> None:
         """Check that both take calls still.
@@ -117,7 +170,10 @@ class Listeners:
 def build_listeners(
     gate: Gate, settings: Settings, metrics: Metrics, tracer: "CallTracer | None"
 ) -> Listeners:
-    """Build and bind both listeners; they take no call before they are started.
+    """Build and bind the listeners; they take no call before they are started.
+
+    Without ``early_listen`` the inference listener is bound when it is opened: a gateway that knows
+    no more of a server than whether it can connect sends it nothing before.
 
     Raises:
         SettingsError: An address cannot be bound, or credentials are malformed.
@@ -142,13 +198,14 @@ def build_listeners(
         adapters=AdapterServicer(gate, settings.limits),
         health=Health(gate, SERVICES),
     )
-    inference = _build_server(servicers, settings, (*scopes, reading_scope))
-    admin = _build_server(servicers, settings, scopes)
-    return Listeners(
-        inference=_bind(inference, guard, "server.listen", settings.server.listen),
-        admin=_bind(admin, guard, "server.admin_listen", settings.server.admin_listen),
-        guard=guard,
-    )
+    server = settings.server
+    reading = _build_server(servicers, settings, (*scopes, reading_scope))
+    inference = Listener(reading, guard, "server.listen", server.listen)
+    changing = _build_server(servicers, settings, scopes)
+    admin = Listener(changing, guard, "server.admin_listen", server.admin_listen)
+    (inference.bind if server.early_listen else inference.require_free)()
+    admin.bind()
+    return Listeners(inference=inference, admin=admin, guard=guard)
 
 
 def _build_server(
@@ -170,12 +227,3 @@ def _has_reflection(settings: Settings) -> bool:
     """Whether anyone may ask what the server has: not where callers must say who they are."""
     wanted = settings.server.reflection
     return not settings.security.has_credentials if wanted is None else wanted
-
-
-def _bind(server: grpc.aio.Server, guard: Guard, setting: str, address: str) -> Listener:
-    try:
-        port = guard.listen(server, address)
-    except (OSError, RuntimeError) as error:
-        raise SettingsError(f"{setting}: cannot listen on {address}: {error}") from error
-    host = address.rpartition(":")[0]
-    return Listener(server=server, address=f"{host}:{port}")

@@ -48,6 +48,7 @@ class Replica:
         assert self._process is None
         settings = {
             "TEXT__CACHE_TOKENS": CACHE_TOKENS,
+            "SERVER__EARLY_LISTEN": "false",  # nginx only sees whether it can connect
             "ADAPTERS__UPLOADS": self.place.logs / f"{self.host}-uploads",
         }
         variables = {f"{ENVIRONMENT_PREFIX}{key}": str(value) for key, value in settings.items()}

@@ -65,6 +65,26 @@ def test_calls_are_unavailable_while_the_model_loads(
     server.ended.result(30)
 
 
+def test_nobody_connects_before_the_model_is_there_where_that_is_set(
+    model_folder: Path, loading: threading.Event
+) -> None:
+    """A gateway that only sees whether it can connect would send its calls to be refused."""
+    address = free_address()
+    early = {"listen": address, "early_listen": False}
+    server = RunningServer(settings=tiny_settings(model_folder, server=early))
+    server.start()
+    host, _, port = address.rpartition(":")
+
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((host, int(port))):
+        pass
+    loading.set()
+    assert server.ready.result(30).listen == address
+    with Client(address) as client:
+        assert client.health() is Health.SERVING
+    server.stop()
+    server.ended.result(30)
+
+
 def test_a_server_can_be_stopped_while_the_model_loads(
     model_folder: Path, loading: threading.Event
 ) -> None:
