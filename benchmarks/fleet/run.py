@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Claim, Figure
+from benchmarks.fleet.extent import Extent
 from benchmarks.fleet.picker import Picker
 from benchmarks.fleet.routing import SHIPPED, Routing, configuration
 from benchmarks.fleet.traffic import Population, Traffic, send
@@ -61,8 +62,7 @@ class Stage:
     fleet: Fleet
     site: Site
     population: Population
-    num_warm: int
-    num_measured: int
+    extent: Extent
     vocab: int
 
     def measure(self, routing: Routing, seed: int) -> Block:
@@ -77,9 +77,10 @@ class Stage:
             if routing is Routing.PICKED:
                 picker = Picker(self.fleet.replicas, random.Random(seed))
                 await stack.enter_async_context(picker.reading())
-            await send(address, self._traffic(self.num_warm, seed), picker)
+            await send(address, self._traffic(self.extent.num_warm, seed), picker)
             before = self._counts()
-            seconds = await send(address, self._traffic(self.num_measured, seed + 1), picker)
+            measured = self._traffic(self.extent.num_measured, seed + 1)
+            seconds = await send(address, measured, picker)
             served, loaded = self._counts() - before
         return Block(
             hit_percent=100 * float(1 - loaded.sum() / served.sum()),
@@ -89,7 +90,11 @@ class Stage:
         )
 
     def _traffic(self, count: int, seed: int) -> Traffic:
-        return Traffic(ids=self.population.draw(count, seed), vocab=self.vocab)
+        return Traffic(
+            ids=self.population.draw(count, seed),
+            vocab=self.vocab,
+            num_callers=self.extent.num_callers,
+        )
 
     def _counts(self) -> NDArray[np.float64]:
         """Return what each replica has served and loaded since its start, [2, replicas]."""
@@ -123,16 +128,16 @@ def _order(number: int) -> Sequence[Routing]:
 
 def _enter_stage(scope: Scope, stack: ExitStack) -> tuple[Stage, str]:
     """Start replicas, and say what they have room for."""
+    extent = Extent.of(scope)
     model = build_model(MODEL_TINY)
     model.save_pretrained(scope.folder / "model")
-    store = write_store(scope.folder / "adapters", model, scope.count(10_000, 60))
-    num_resident = scope.count(500, 10)
-    budget = str(num_resident * store.factor_bytes)
+    store = write_store(scope.folder / "adapters", model, extent.num_adapters)
+    budget = str(extent.room * store.factor_bytes)
     place = Place(model=scope.folder / "model", adapters=store.root, logs=scope.folder)
     loopback = Loopback()
     flags = ("--device-bytes", budget, "--host-bytes", budget, "--merge-cache-bytes", "0")
     fleet = stack.enter_context(
-        running_fleet(loopback, place, flags, num_replicas=scope.count(3, 2))
+        running_fleet(loopback, place, flags, num_replicas=extent.num_replicas)
     )
     names = stack.enter_context(name_server(loopback.host(GATEWAY_HOST), fleet.hosts))
     population = Population(store.ids)
@@ -146,17 +151,22 @@ def _enter_stage(scope: Scope, stack: ExitStack) -> tuple[Stage, str]:
             folder=scope.folder,
         ),
         population=population,
-        num_warm=scope.count(2000, 30),
-        num_measured=scope.count(2000, 60),
+        extent=extent,
         vocab=vocab_of(model),
     )
-    shares = [population.share_of_first(num_resident * count) for count in (1, len(fleet.replicas))]
-    note = (
-        f"{len(store.ids):,} adapters of {store.factor_bytes:,} bytes, {len(fleet.replicas)} "
-        f"replicas with room for {num_resident:,} each; the most popular {num_resident:,} get "
-        f"{shares[0]:.0%} of the requests, as many as all replicas hold get {shares[1]:.0%}"
+    return stage, _note(stage, store.factor_bytes)
+
+
+def _note(stage: Stage, factor_bytes: int) -> str:
+    extent = stage.extent
+    of_one, of_all = (
+        stage.population.share_of_first(extent.room * count) for count in (1, extent.num_replicas)
     )
-    return stage, note
+    return (
+        f"{extent.num_adapters:,} adapters of {factor_bytes:,} bytes, {extent.num_replicas} "
+        f"replicas with room for {extent.room:,} each; the most popular {extent.room:,} get "
+        f"{of_one:.0%} of the requests, as many as all replicas hold get {of_all:.0%}"
+    )
 
 
 def _figures(rounds: Sequence[Mapping[Routing, Block]], note: str) -> Iterator[Figure]:

@@ -16,7 +16,6 @@ from lokr_serve.types import AdapterWeight, ApplyMode, GenerationRequest, TokenP
 from lokr_serve.v1 import text_pb2
 from lokr_serve.v1.text_pb2_grpc import TextServiceStub
 
-NUM_CALLERS = 12  # each waits for its reply before it asks again
 NUM_PROMPT_TOKENS, NUM_OUTPUT_TOKENS = 8, 4
 TIMEOUT_SECONDS = 60.0
 ZIPF_EXPONENT = 1.0
@@ -47,6 +46,7 @@ class Traffic:
 
     ids: Sequence[str]
     vocab: int
+    num_callers: int  # each waits for its reply before it asks again
 
     def requests(self) -> Iterator[GenerationRequest]:
         """Yield the requests, each with a prompt that no cache has seen."""
@@ -84,6 +84,6 @@ async def send(address: str, traffic: Traffic, picker: Picker | None) -> list[fl
             seconds.append(time.perf_counter() - began)
 
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
-        for _ in range(NUM_CALLERS):
+        for _ in range(traffic.num_callers):
             group.create_task(call_on(TextServiceStub(channel)))
     return seconds

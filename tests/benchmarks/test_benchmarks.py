@@ -1,10 +1,12 @@
 """Every benchmark, at a size at which its figures mean nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import cost, fleet, images, layers, load, scale, steps, throughput
+from benchmarks.fleet.extent import Extent
 from benchmarks.scope import Scope
 from tests.gateways.programs import Kind, program
 
@@ -83,6 +85,14 @@ def test_throughput_compares_few_and_many_streams(scope: Scope) -> None:
     figures = throughput.run(scope)
 
     assert [figure.unit for figure in figures] == ["tokens/s"] * 2
+
+
+def test_fleet_wants_room_for_all_that_callers_may_use_at_once(scope: Scope) -> None:
+    """Routing may send all callers to one replica; refused requests would end a long run."""
+    extent = Extent.of(scope)
+
+    with pytest.raises(ValueError, match="room for more than 10, or have fewer callers"):
+        replace(extent, num_callers=extent.room)
 
 
 def test_fleet_compares_ways_of_routing(scope: Scope) -> None:
