@@ -1,7 +1,6 @@
 """The adapter folder: which ids it gives, and what tells that its files have changed."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -155,17 +154,16 @@ def test_a_store_without_a_folder_has_nothing() -> None:
     assert not AdapterStore(None).scan().sources
 
 
-def test_scan_of_ten_thousand_adapters_takes_about_a_second(tmp_path: Path) -> None:
-    """Starting must not cost a read of every adapter."""
+def test_scan_of_ten_thousand_adapters_reads_none_of_them(tmp_path: Path) -> None:
+    """Starting must not cost a read of every adapter; these could not even be read."""
     for index in range(10_000):
         (tmp_path / f"a{index}.safetensors").touch()
     store = AdapterStore(tmp_path)
 
-    started = time.perf_counter()
     found = store.scan()
 
     assert len(found.sources) == 10_000
-    assert time.perf_counter() - started < 2
+    assert not found.problems
 
 
 def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,10 +59,9 @@ async def test_a_store_that_serves_badly_ends_in_time_and_is_left_alone_for_a_wh
     )
     await warm_up(remote)
     kept = copies(tmp_path)
-    started = time.monotonic()
 
-    first = await asyncio.gather(*(failure(remote, source_of(fault)) for fault in PROBLEMS))
-    assert time.monotonic() - started < 6
+    async with asyncio.timeout(60):  # some of these stores would never end by themselves
+        first = await asyncio.gather(*(failure(remote, source_of(fault)) for fault in PROBLEMS))
     for error, (fault, problem) in zip(first, PROBLEMS.items(), strict=True):
         assert re.search(problem, str(error)), error
         assert error.source == source_of(fault)
@@ -120,15 +118,14 @@ async def test_slow_stores_hold_up_neither_the_loop_nor_more_than_their_slots(
     """With every slot taken by a slow store, what is here already is found at once."""
     memory.pipe("/bucket/ok/a.safetensors", b"one")
     digest = hashlib.sha256(b"one").hexdigest()
-    remote = make_remote(remote=("memory://bucket/ok", ROOT), max_fetches=1, fetch_seconds=0.7)
+    remote = make_remote(remote=("memory://bucket/ok", ROOT), max_fetches=1, fetch_seconds=4.0)
     await read(remote, "memory://bucket/ok/a.safetensors")
     slow = [asyncio.create_task(read(remote, f"{ROOT}/silent-{name}.safetensors")) for name in "xy"]
     await asyncio.sleep(0.1)
-    started = time.monotonic()
 
     assert await read(remote, "memory://bucket/ok/a.safetensors", digest) == b"one"
 
-    assert time.monotonic() - started < 0.5
+    assert not any(task.done() for task in slow)
     outcomes = await asyncio.gather(*slow, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [SourceUnavailableError] * 2
 
