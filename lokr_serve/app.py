@@ -33,6 +33,9 @@ from lokr_serve.tracing import build_tracer
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0  # between two looks at the engine
+# For calls that have arrived to be told that the server shuts down: grpc would cancel those that it
+# has not taken up.
+ANSWER_SECONDS = 0.2
 END_SECONDS = 2.0  # for calls that were told to end; each waits for the step that it is in
 STEP_SECONDS = 20.0  # for the engine's last step, once no call waits for it
 FLUSH_SECONDS = 2.0  # for the last spans; a collector that is away gets none of them
@@ -203,9 +206,13 @@ async def _listening(gate: Gate, listeners: Listeners, drain_seconds: float) -> 
 async def _close(
     gate: Gate, listeners: Listeners, state: ServingState, drain_seconds: float
 ) -> None:
-    """Stop the listeners: calls may finish, then are told to end, then wait for no step."""
+    """Stop the listeners: calls may finish, then are told to end, then wait for no step.
+
+    New calls are refused from now on.
+    """
     faulthandler.dump_traceback_later(drain_seconds + TAKE_DOWN_SECONDS, exit=True)
     backend = gate.close(state)
+    await asyncio.sleep(min(ANSWER_SECONDS, drain_seconds))
     stopping = asyncio.create_task(listeners.stop(drain_seconds + 2 * END_SECONDS))
     await asyncio.wait({stopping}, timeout=drain_seconds)
     gate.end_calls()
