@@ -25,8 +25,9 @@ _RETRY_POLICY = {
     "initialBackoff": "0.2s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    # A call that reaches a server which has just begun to shut down is cancelled by grpc itself.
-    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+    # Not CANCELLED: with it grpc 1.85 loses the end of calls that the client itself cancels, or
+    # whose deadline passes, while a server goes away, and who waits for one waits for ever.
+    "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
 
