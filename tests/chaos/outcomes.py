@@ -57,11 +57,10 @@ _EXPLAINED: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 _OF_AN_END = frozenset(("UNAVAILABLE/SHUTTING_DOWN", "UNAVAILABLE/ENGINE_STOPPED"))
 _OF_THE_TRANSPORT = "UNAVAILABLE"  # without a reason of the server's
-# What is not tried again, as the client library would: by itself, grpc cancels calls that have not
-# been taken up when a server is told to stop, or when a thousand others wait to be.
-_SENT_ONCE = frozenset(
+# By itself, grpc cancels calls that were not taken up when a server stopped, or while a thousand
+# others wait to be, as after streams that are opened and reset for as long as it takes.
+_STRANGERS = frozenset(
     (
-        *("unload", "unload by force"),
         *("flood", "read slowly", "oversized", "malformed", "unknown method", "huge metadata"),
         *("bad token", "not permitted", "half-open upload", "upload, cut", "upload, too long"),
         *("upload, wrong digest",),
@@ -82,5 +81,5 @@ def is_explained(operation: str, error: ClientError, life: Life, *, is_hasty: bo
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return is_hasty
     if status == "CANCELLED":
-        return operation in _SENT_ONCE
+        return life.is_ending or operation in _STRANGERS
     return life.is_ending and (status == _OF_THE_TRANSPORT or status in _OF_AN_END)
