@@ -259,10 +259,15 @@ def test_a_listener_that_fails_is_noticed_as_well(
 ) -> None:
     """What a bug of grpc raises reaches nobody but who asks."""
 
-    async def fail(server: grpc.aio.Server, *limit: float) -> bool:
+    async def fail(*limit: float) -> bool:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
-    monkeypatch.setattr("grpc.aio._server.Server.wait_for_termination", fail)
+    def build(gate: Gate, settings: Settings, metrics: Metrics, tracer: None) -> Listeners:
+        listeners = build_listeners(gate, settings, metrics, tracer)
+        monkeypatch.setattr(listeners.admin.server, "wait_for_termination", fail)
+        return listeners
+
+    monkeypatch.setattr("lokr_serve.app.build_listeners", build)
     server = RunningServer(settings=tiny_settings(model_folder))
     server.start()
 
