@@ -47,11 +47,14 @@ _record: ContextVar[CallRecord | None] = ContextVar("call_record", default=None)
 _phase: ContextVar[Phase | None] = ContextVar("call_phase", default=None)
 
 
-def begin_call() -> CallRecord:
-    """Give the current task a record of its own."""
-    record = CallRecord()
-    _record.set(record)
-    return record
+@contextmanager
+def recorded_call() -> Iterator[CallRecord]:
+    """Give the current task a record of its own until the block ends."""
+    token = _record.set(CallRecord())
+    try:
+        yield call_record()
+    finally:
+        _record.reset(token)
 
 
 def call_record() -> CallRecord:

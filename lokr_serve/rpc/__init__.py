@@ -1,1 +1,1 @@
-"""The edge: gRPC servicers, the status of errors, health, and the metrics port."""
+"""The edge: listeners, the gate to the backend, health, the status of errors, the metrics port."""

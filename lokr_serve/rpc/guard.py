@@ -9,9 +9,9 @@ import grpc
 from lokr_serve.access.credentials import keep_fresh, read_credentials
 from lokr_serve.config import SecuritySettings
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.audit import FailureLog
-from lokr_serve.rpc.authentication import authentication_scope
-from lokr_serve.rpc.interceptor import Scope
+from lokr_serve.rpc.interceptors.audit import FailureLog
+from lokr_serve.rpc.interceptors.authentication import authentication_scope
+from lokr_serve.rpc.interceptors.interceptor import Scope
 from lokr_serve.rpc.ports import require_free
 from lokr_serve.rpc.tls import server_credentials
 

@@ -14,27 +14,27 @@ from grpc_reflection.v1alpha import reflection
 from lokr_serve.config import Settings
 from lokr_serve.errors import EngineStoppedError, SettingsError
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.adapter_servicer import AdapterServicer
-from lokr_serve.rpc.admission import Admission
-from lokr_serve.rpc.audit import audit_scope
-from lokr_serve.rpc.authorization import permission_scope, reading_scope
 from lokr_serve.rpc.backend import ImageBackend, TextBackend
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.guard import Guard
 from lokr_serve.rpc.health import Health
-from lokr_serve.rpc.image_servicer import ImageServicer
-from lokr_serve.rpc.interceptor import Scope, ScopeInterceptor
-from lokr_serve.rpc.observation import access_scope, client_scope, tracing_scope
-from lokr_serve.rpc.options import listener_options
-from lokr_serve.rpc.ports import require_free
-from lokr_serve.rpc.scopes import (
+from lokr_serve.rpc.interceptors.audit import audit_scope
+from lokr_serve.rpc.interceptors.authorization import permission_scope, reading_scope
+from lokr_serve.rpc.interceptors.interceptor import Scope, ScopeInterceptor
+from lokr_serve.rpc.interceptors.observation import access_scope, client_scope, tracing_scope
+from lokr_serve.rpc.interceptors.scopes import (
     cut_off_scope,
     error_scope,
     metrics_scope,
     parting_scope,
     request_id_scope,
 )
-from lokr_serve.rpc.text_servicer import TextServicer
+from lokr_serve.rpc.options import listener_options
+from lokr_serve.rpc.ports import require_free
+from lokr_serve.rpc.servicers.adapters import AdapterServicer
+from lokr_serve.rpc.servicers.admission import Admission
+from lokr_serve.rpc.servicers.image import ImageServicer
+from lokr_serve.rpc.servicers.text import TextServicer
 from lokr_serve.v1 import adapters_pb2
 from lokr_serve.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from lokr_serve.v1.images_pb2_grpc import add_ImageServiceServicer_to_server

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lokr_serve.client import AsyncClient, ClientError
 from lokr_serve.types import Chunk, Finished, Started
 from tests.gateways.affinity import where
-from tests.gateways.load import Load, Outcome, Shape, request
+from tests.gateways.load import TIMEOUT_SECONDS, Load, Outcome, Shape, request
 from tests.gateways.programs import Gateway, Kind
 from tests.gateways.replicas import Fleet
 
@@ -39,7 +39,7 @@ async def crash(
         adapter_ids: What the streams through each gateway name, one each; none is named twice.
     """
     before = fleet.requests_by_adapter()
-    clients = {g.kind: AsyncClient(g.address, timeout_seconds=60) for g in gateways}
+    clients = {g.kind: AsyncClient(g.address, timeout_seconds=TIMEOUT_SECONDS) for g in gateways}
     loads = {g.kind: Load(g.address, SHAPE, []) for g in gateways}
     streams: dict[tuple[Kind, str], Events] = {}
     for kind, client in clients.items():

@@ -20,7 +20,7 @@ from lokr_serve.types import (
 
 STREAM_TOKENS = (60, 60, 60, 60, 60, 60, 60, 900)  # in turn; some outlive their replica's notice
 UNARY_TOKENS = 4
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 240.0  # of streams of many tokens on a machine that does much else
 
 
 def request(adapter_id: str | None, max_tokens: int) -> GenerationRequest:

@@ -5,11 +5,10 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextvars import Context
 
 import pytest
 
-from lokr_serve.calls import begin_call
+from lokr_serve.calls import recorded_call
 from lokr_serve.logs import configure_logs, log_handler, request_id_variable
 
 
@@ -66,16 +65,13 @@ def test_lines_say_whose_call_they_are_about(logger: logging.Logger) -> None:
     stream = io.StringIO()
     logger.addHandler(log_handler(stream))
 
-    def serve() -> None:
-        record = begin_call()
+    with recorded_call() as record:
         logger.info("accepted")
         record.client, record.trace_id, record.span_id = "team-a", "0af7", "b7ad"
         record.mix = "poet*0.5"
         logger.info("leased")
         record.mix = ""
         logger.info("base", extra={"fields": {"seconds": 0.5}})
-
-    Context().run(serve)
     logger.info("elsewhere")
     accepted, leased, base, elsewhere = map(json.loads, stream.getvalue().splitlines())
     common = {"time", "level", "logger", "message"}

@@ -20,7 +20,7 @@ from lokr_serve.image.generation import ImageGeneration
 from lokr_serve.image.load import load_pipeline
 from lokr_serve.image.pipelines import PipelineFactory
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.accepted import leased
+from lokr_serve.rpc.servicers.accepted import leased
 from lokr_serve.types import GeneratedImage, ImageEvent, ImageRequest, LoadSpec
 from tests.oracle.images.adapters import AdapterFiles
 from tests.oracle.images.reference import row_digests

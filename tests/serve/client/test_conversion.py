@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.client import replies, requests
-from lokr_serve.rpc import adapter_conversion, text_replies, text_requests
+from lokr_serve.rpc.conversion import adapters, text_replies, text_requests
 from lokr_serve.types import (
     AdapterOverrides,
     AdapterWeight,
@@ -153,14 +153,14 @@ def test_an_event_arrives_as_it_was_sent(event: Started | Chunk | Finished) -> N
 @given(spec=LOADS)
 def test_a_load_arrives_as_it_was_sent(spec: LoadSpec) -> None:
     """An override of zero differs from none."""
-    assert adapter_conversion.load_spec(requests.load_message(spec)) == spec
+    assert adapters.load_spec(requests.load_message(spec)) == spec
 
 
 @pytest.mark.parametrize("status", [adapter_status("a"), failed_status("b")])
 def test_an_adapter_arrives_as_it_was_sent(status: object) -> None:
     """An operator sees all that the registry knows."""
     assert isinstance(status, type(adapter_status("a")))
-    message = adapter_conversion.adapter_message(status)
+    message = adapters.adapter_message(status)
     found = replies.adapter_status(message)
 
     assert found == status

@@ -10,13 +10,13 @@ from lokr_serve.client import DataLossError
 from lokr_serve.client.image_replies import ImageReader
 from lokr_serve.client.image_requests import image_message
 from lokr_serve.client.requests import generation_metadata
-from lokr_serve.rpc.image_replies import (
+from lokr_serve.rpc.conversion.image_replies import (
     MAX_CHUNK_BYTES,
     chunk_messages,
     event_message,
     image_files,
 )
-from lokr_serve.rpc.image_requests import image_request
+from lokr_serve.rpc.conversion.image_requests import image_request
 from lokr_serve.types import (
     AdapterWeight,
     ApplyMode,

@@ -12,8 +12,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_ser
 from lokr_serve.rpc.backend import TextBackend
 from lokr_serve.rpc.gate import Gate, ServingState
 from lokr_serve.rpc.health import Health
-from lokr_serve.rpc.interceptor import ScopeInterceptor
-from lokr_serve.rpc.scopes import error_scope
+from lokr_serve.rpc.interceptors.interceptor import ScopeInterceptor
+from lokr_serve.rpc.interceptors.scopes import error_scope
 
 SERVICE = "lokr_serve.v1.TextService"
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING

@@ -11,8 +11,8 @@ import pytest
 
 from lokr_serve.app import Addresses
 from lokr_serve.client import Client, ClientError, Credentials, DeadlineExceededError
-from lokr_serve.rpc.audit import OTHER_HOSTS, FailureLog, audit_logger
-from lokr_serve.rpc.interceptor import Call
+from lokr_serve.rpc.interceptors.audit import OTHER_HOSTS, FailureLog, audit_logger
+from lokr_serve.rpc.interceptors.interceptor import Call
 from lokr_serve.types import (
     AdapterWeight,
     GenerationRequest,
@@ -184,8 +184,8 @@ def call_from(peer: str, path: str = "/a/b") -> Call:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of a moment, and few hosts that are told apart."""
-    monkeypatch.setattr("lokr_serve.rpc.audit.FAILURE_SECONDS", 0.05)
-    monkeypatch.setattr("lokr_serve.rpc.audit.MAX_FAILING_HOSTS", 2)
+    monkeypatch.setattr("lokr_serve.rpc.interceptors.audit.FAILURE_SECONDS", 0.05)
+    monkeypatch.setattr("lokr_serve.rpc.interceptors.audit.MAX_FAILING_HOSTS", 2)
 
 
 @pytest.mark.usefixtures("quick")

@@ -78,7 +78,7 @@ def test_an_endpoint_without_opentelemetry_stops_the_start(
 def test_without_an_endpoint_opentelemetry_is_not_even_imported() -> None:
     """It is optional, and costs nothing where it is not wanted."""
     script = (
-        "import sys; import lokr_serve.rpc.observation\n"
+        "import sys; import lokr_serve.rpc.interceptors.observation\n"
         "from lokr_serve.config import TracingSettings\n"
         "from lokr_serve.tracing import build_tracer\n"
         "assert build_tracer(TracingSettings(), version='1') is None\n"

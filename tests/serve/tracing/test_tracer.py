@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from lokr_serve.calls import CallRecord, begin_call, call_record, note, phase
+from lokr_serve.calls import CallRecord, call_record, note, phase, recorded_call
 from lokr_serve.config import TracingSettings
 from lokr_serve.tracing.tracer import CallTracer
 
@@ -40,9 +40,9 @@ def tracer_of(exporter: InMemorySpanExporter, sample_share: float = 1.0) -> Call
 
 @pytest.fixture
 def record() -> Iterator[CallRecord]:
-    """The record of a call, in a context of its own."""
-    yield begin_call()
-    begin_call()
+    """The record of a call that lasts as long as the test."""
+    with recorded_call() as record:
+        yield record
 
 
 def test_the_callers_trace_goes_on(tracer: CallTracer, exporter: InMemorySpanExporter) -> None:
@@ -181,11 +181,10 @@ async def test_tasks_do_not_write_into_each_others_records() -> None:
     both_have_begun = asyncio.Barrier(2)
 
     async def serve(name: str) -> CallRecord:
-        begin_call()
-        with phase(name):
+        with recorded_call() as record, phase(name):
             await both_have_begun.wait()
             note("name", name)
-        return call_record()
+        return record
 
     records = await asyncio.gather(serve("a"), serve("b"))
 

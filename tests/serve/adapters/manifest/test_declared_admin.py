@@ -16,8 +16,8 @@ from lokr_serve.errors import (
     NotPermittedError,
 )
 from lokr_serve.metrics import Metrics
-from lokr_serve.rpc.accepted import leased
-from lokr_serve.rpc.caller import caller_variable
+from lokr_serve.rpc.interceptors.caller import caller_variable
+from lokr_serve.rpc.servicers.accepted import leased
 from lokr_serve.types import AdapterState, ApplyMode, Caller
 from tests.serve.adapters.callers import part, spec, until, use
 from tests.serve.adapters.conftest import Gate, MakeRegistry, Store

@@ -18,7 +18,7 @@ from lokr_serve.client import (
     PermissionDeniedError,
     ResourceExhaustedError,
 )
-from lokr_serve.rpc import upload
+from lokr_serve.rpc.servicers import upload
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest
 from tests.serve.rpc.uploading import Sent, fall_silent, is_busy, kept, send, sending, until
 from tests.serve.rpc.uploads.conftest import MAX_FILE_BYTES

@@ -1,0 +1,1 @@
+"""Messages of the wire to the types of the server, and back."""

@@ -1,0 +1,1 @@
+"""The services themselves, and what their methods do for each request."""
