@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.fair_queue import FairQueue, Share
@@ -104,7 +104,6 @@ def test_a_higher_class_goes_first_however_long_the_others_have_waited() -> None
 
 
 @LEVELS
-@settings(deadline=None)
 @given(lines=LINES)
 def test_keys_that_wait_together_are_served_alike(
     share_of: Callable[[str], Share], lines: dict[str, list[int]]
@@ -125,7 +124,6 @@ def test_keys_that_wait_together_are_served_alike(
             assert served[one] - served[other] <= max(lines[one]) + max(lines[other])
 
 
-@settings(deadline=None)
 @given(clients=st.dictionaries(NAMES, LINES, min_size=2, max_size=3))
 def test_both_laws_hold_at_once(clients: dict[str, dict[str, list[int]]]) -> None:
     """Clients are served alike, and the mixes of each client, whatever the others have."""
@@ -154,7 +152,6 @@ def test_both_laws_hold_at_once(clients: dict[str, dict[str, list[int]]]) -> Non
             assert served[client + one] - served[client + other] <= bound
 
 
-@settings(deadline=None)
 @given(
     backlog=st.lists(st.integers(1, 50), min_size=1, max_size=60),
     num_served=st.integers(0, 30),
@@ -223,7 +220,6 @@ def test_empty_queue_has_nothing_to_pop() -> None:
         line.queue.pop()
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_every_item_leaves_once_and_in_line(seed: int) -> None:
     """Over any history of pushes, pops and removals nothing is lost, doubled or overtaken."""

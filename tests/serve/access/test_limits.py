@@ -138,7 +138,6 @@ def test_a_rate_below_one_allows_one_at_once() -> None:
     assert (first, second, scene.fits(caller(), "poet")) == (True, False, True)
 
 
-@settings(deadline=None)
 @given(rate=st.floats(0.05, 50), waits=st.lists(st.floats(0, 3), max_size=20))
 def test_whoever_waits_as_long_as_told_finds_the_next_token(
     rate: float, waits: list[float]
@@ -160,7 +159,6 @@ def test_whoever_waits_as_long_as_told_finds_the_next_token(
     assert scene.fits(caller())
 
 
-@settings(deadline=None)
 @given(rate=st.floats(0.1, 20), waits=st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_no_more_come_through_than_the_rate_allows(rate: float, waits: list[float]) -> None:
     """The law of the bucket: in any time, the burst and what the rate adds."""
@@ -233,7 +231,7 @@ def test_names_are_forgotten_once_they_have_nothing() -> None:
     assert scene.limits.num_names <= 2
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32))
 def test_limits_hold_over_any_history_and_nothing_leaks(seed: int) -> None:
     """However requests begin, are admitted and end: never above the limit, none left at the end."""

@@ -111,7 +111,7 @@ class Play:
             self.pinned = self.pinned - {name} | ({name} if pinned else set())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps=st.lists(STEPS, max_size=60))
 def test_whatever_happens_the_budget_leases_and_pins_hold(
     steps: list[tuple[str, str, int]], versions: Versions

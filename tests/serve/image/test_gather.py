@@ -208,7 +208,7 @@ def test_a_request_with_two_calls_is_waited_for_when_both_have_ended() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), num_requests=st.integers(1, 12))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_requests_that_come_and_go_at_random_all_end(seed: int, num_requests: int) -> None:
     """No order of calls, failures, cancels and asides leaves anybody waiting."""
     gathering = gathering_of(max_rows=3)

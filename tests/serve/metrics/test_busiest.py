@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.metrics import OTHER, BusiestCounter
@@ -99,7 +99,6 @@ def test_adapters_without_a_series_are_forgotten_beyond_a_limit(
     max_series=st.integers(1, 3),
     events=st.lists(st.sampled_from([*"abcdef", OTHER, SCRAPE]), max_size=200),
 )
-@settings(deadline=None)
 def test_no_series_ever_decreases_and_none_loses_a_request(
     max_series: int, events: list[str]
 ) -> None:

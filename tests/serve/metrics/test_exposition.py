@@ -43,7 +43,7 @@ def exposition(looks: CountedLooks) -> Exposition:
 
 
 @given(values=st.lists(VALUES, min_size=1, max_size=4), label=st.text(), text=st.text())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_text_is_that_of_the_client_library(values: list[float], label: str, text: str) -> None:
     """The format has more corners than one sees: exponents, escapes, infinity, order."""
     registry = CollectorRegistry()

@@ -65,7 +65,7 @@ def text_in_context(
     return both[len(before) :]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(prompt=IDS, completion=IDS)
 @example(prompt=[301], completion=[121, 98, 130])
 @example(prompt=[], completion=[159] * 60)
@@ -78,7 +78,7 @@ def test_random_byte_level_tokens_add_up_to_the_text_in_context(
     assert "".join(pieces) == text_in_context(BYTE_LEVEL, prompt, completion)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=TEXTS, cut=st.integers(0, 200), tokenizer=st.sampled_from([BYTE_LEVEL, SENTENCEPIECE]))
 def test_text_streams_in_whole_characters_from_any_token_on(
     text: str, cut: int, tokenizer: PreTrainedTokenizerFast

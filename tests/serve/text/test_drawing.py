@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
@@ -48,7 +48,6 @@ def peer_draw(logits: Tensor, params: SamplingParams, u: float) -> int:
     return int(torch.searchsorted(reached, u * reached[-1], right=True))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), params=st.lists(PARAMS, min_size=1, max_size=6))
 def test_draws_are_those_of_the_filters_of_transformers(
     seed: int, params: list[SamplingParams]

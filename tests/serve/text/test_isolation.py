@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.text.isolation import Isolation
@@ -33,7 +33,6 @@ def play(num_rows: int, culprits: set[int]) -> tuple[list[int], int]:
 
 
 @given(num_rows=st.integers(1, 40), data=st.data())
-@settings(deadline=None)
 def test_exactly_the_culprits_are_found(num_rows: int, data: st.DataObject) -> None:
     """Only a request that cannot run alone fails; nobody else may go down with it."""
     culprits = data.draw(st.sets(st.integers(0, num_rows - 1)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.text.logprobs import token_logprobs
@@ -17,7 +17,6 @@ def plain_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLo
     return TokenLogprob(token_id=token_id, logprob=values[token_id], top=top)
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(

@@ -66,7 +66,7 @@ def random_logits(seed: int, num_rows: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(num_rows, VOCAB_SIZE, generator=generator) * 3).to(dtype)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=7),
     seed=st.integers(0, 10_000),
@@ -93,7 +93,6 @@ def test_result_of_a_row_is_bit_identical_in_any_batch(
     assert together == [alone[n] for n in order]
 
 
-@settings(deadline=None)
 @given(row=ROWS, seed=st.integers(0, 10_000))
 def test_logits_are_not_changed(row: SamplerRow, seed: int) -> None:
     """The engine may sample a row again after a step that failed."""

@@ -1,7 +1,7 @@
 """What names stand for, while a manifest takes effect."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_serve.adapters.manifest.aliases import AliasTable, next_targets
@@ -108,7 +108,6 @@ def manifests(draw: st.DrawFn) -> tuple[set[str], dict[str, str]]:
     return ids, {alias: draw(st.sampled_from(sorted(ids))) for alias in sorted(aliases)}
 
 
-@settings(deadline=None)
 @given(manifests=st.lists(manifests(), max_size=5), order=st.permutations("abcdef"))
 def test_aliases_come_to_stand_for_what_is_wanted_and_never_for_each_other(
     manifests: list[tuple[set[str], dict[str, str]]], order: list[str]

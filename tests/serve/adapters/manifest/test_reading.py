@@ -209,7 +209,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     value=VALUES | st.builds(lambda entries: {"adapters": entries}, st.lists(VALUES, max_size=3))
 )
@@ -223,7 +223,7 @@ def test_any_tree_is_a_manifest_or_an_error(value: object) -> None:
     assert all(math.isfinite(entry.ttl_seconds) for entry in manifest.adapters.values())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     data=st.binary(max_size=60) | st.text("adpters:[]{}&*!-? \n01.'\"", max_size=60).map(str.encode)
 )
