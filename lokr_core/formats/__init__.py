@@ -1,6 +1,5 @@
 """Adapter files of every trainer, read into one form; strict, and bound to a base model."""
 
-from lokr_core.formats.read import AdapterReader, ReadOptions, read_adapter
-from lokr_core.formats.scale import ScaleOverrides
+import lazy_loader
 
-__all__ = ["AdapterReader", "ReadOptions", "ScaleOverrides", "read_adapter"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,10 +1,7 @@
 """Safetensors files: read once, so that their hash is of what their tensors hold, and checked."""
 
 import hashlib
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lokr_core.errors import AdapterFileError, quoted
+from lokr_core.errors import AdapterFileError
 from lokr_core.formats.header import (
     MAX_HEADER_BYTES,
     FileHeader,
@@ -20,6 +17,7 @@ from lokr_core.formats.header import (
     not_safetensors,
     parse_header,
 )
+from lokr_core.formats.opening import fill, opened
 
 _LENGTH_BYTES = 8  # little-endian length of the header, before it
 
@@ -63,20 +61,6 @@ class TensorFile:
     metadata: Mapping[str, str]
 
 
-def read_small_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a regular file that is no larger than ``max_bytes``.
-
-    Raises:
-        AdapterFileError: The file is missing, no regular file, too large, or cannot be read.
-    """
-    with _opened(path) as (file, num_bytes):
-        if num_bytes > max_bytes:
-            raise AdapterFileError(f"{path}: has {num_bytes} bytes, more than {max_bytes}")
-        content = _allocate(path, num_bytes)
-        _fill(path, file, memory(content))
-    return bytes(memory(content))
-
-
 def read_file(path: Path, is_known: Callable[[bytes, int], bool] | None = None) -> FileContent:
     """Read a whole safetensors file; memory for its tensors is taken when its header is sound.
 
@@ -89,7 +73,7 @@ def read_file(path: Path, is_known: Callable[[bytes, int], bool] | None = None) 
         AdapterFileError: The file is missing, unreadable, truncated, or not safetensors.
         AdapterTensorError: A tensor has a dtype that is not known, or is empty but huge.
     """
-    with _opened(path) as (file, num_bytes):
+    with opened(path) as (file, num_bytes):
         header = _read_header(path, file, num_bytes)
         parsed = None
         if is_known is None or not is_known(header, num_bytes):
@@ -97,7 +81,7 @@ def read_file(path: Path, is_known: Callable[[bytes, int], bool] | None = None) 
         content = _allocate(path, num_bytes)
         view = memory(content)
         view[: len(header)] = header
-        _fill(path, file, view[len(header) :])
+        fill(path, file, view[len(header) :])
     return FileContent(path=path, content=content, data_start=len(header), parsed=parsed)
 
 
@@ -121,44 +105,10 @@ def memory(content: Tensor) -> memoryview:
     return content.numpy().data
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[FileIO, int]]:
-    """Yield a regular file and its size, and check afterwards that it was left alone meanwhile."""
-    with cannot_read(path), _open(path) as file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise AdapterFileError(f"{path}: not a regular file")
-        yield file, before.st_size
-        after = os.fstat(file.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise AdapterFileError(f"{path}: was written to while it was read")
-
-
-@contextmanager
-def cannot_read(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error that names the path."""
-    try:
-        yield
-    except IsADirectoryError as error:
-        raise AdapterFileError(f"{path}: not a regular file") from error
-    except OSError as error:
-        raise AdapterFileError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _open(path: Path) -> FileIO:
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)  # or a pipe would be waited for
-
-    try:
-        return FileIO(path, "rb", opener=without_waiting)
-    except ValueError as error:  # a NUL, say
-        raise AdapterFileError(f"{quoted(str(path))}: is no path: {error}") from error
-
-
 def _read_header(path: Path, file: FileIO, num_bytes: int) -> bytes:
     """Return the header with the length before it."""
     start = bytearray(min(num_bytes, 32))
-    _fill(path, file, memoryview(start))
+    fill(path, file, memoryview(start))
     length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     end = _LENGTH_BYTES + length
     is_header = bytes(start[_LENGTH_BYTES : _LENGTH_BYTES + 1]) == b"{"
@@ -171,7 +121,7 @@ def _read_header(path: Path, file: FileIO, num_bytes: int) -> bytes:
         raise not_safetensors(path, f"a header of {length} bytes in a file of {num_bytes}")
     header = bytearray(end)
     file.seek(0)
-    _fill(path, file, memoryview(header))
+    fill(path, file, memoryview(header))
     return bytes(header)
 
 
@@ -180,15 +130,6 @@ def _allocate(path: Path, num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8)
     except RuntimeError as error:
         raise AdapterFileError(f"{path}: no memory for its {num_bytes} bytes") from error
-
-
-def _fill(path: Path, file: FileIO, view: memoryview) -> None:
-    end = 0
-    while end < len(view):
-        num_read = file.readinto(view[end:])
-        if not num_read:
-            raise AdapterFileError(f"{path}: became shorter while it was read")
-        end += num_read
 
 
 def _view(data: Tensor, entry: TensorEntry) -> Tensor:

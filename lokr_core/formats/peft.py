@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from lokr_core.errors import AdapterConfigError, listed, quoted
 from lokr_core.formats import loha, lokr, lora
+from lokr_core.formats.locate import CONFIG_NAME
 from lokr_core.formats.patterns import Pattern, PatternError, StepBudget, Subject
 from lokr_core.formats.strict_json import parse_json
 from lokr_core.formats.targets import Targets
 
-CONFIG_NAME = "adapter_config.json"
 MAX_SAVED = 200  # names of modules_to_save that are looked for
 Number = TypeVar("Number", int, float)
 

@@ -16,6 +16,7 @@ from lokr_core.formats.binding import Binding, bind
 from lokr_core.formats.diffusers import metadata_configs
 from lokr_core.formats.file import FileContent, TensorFile, parse_file
 from lokr_core.formats.info import describe
+from lokr_core.formats.locate import default_id
 from lokr_core.formats.modules import ModuleReader
 from lokr_core.formats.names import ModuleNames, is_peft_style
 from lokr_core.formats.notes import TrainerNotes
@@ -23,7 +24,7 @@ from lokr_core.formats.peft import parse_config
 from lokr_core.formats.place import place
 from lokr_core.formats.recipe import Recipe, recipe_of
 from lokr_core.formats.scale import ScaleOverrides
-from lokr_core.formats.source import default_id, open_source
+from lokr_core.formats.source import open_source
 from lokr_core.formats.tensors import is_finite
 from lokr_core.layout import PackedFactors, tensors_of
 from lokr_core.mix import AdapterRef, check_adapter_id

@@ -7,9 +7,10 @@ import torch
 
 from lokr_core.errors import AdapterConfigError, AdapterTensorError
 from lokr_core.formats.binding import FileModule, NamedTensor
+from lokr_core.formats.locate import CONFIG_NAME
 from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.parts import DeltaForm
-from lokr_core.formats.peft import CONFIG_NAME, PeftConfig
+from lokr_core.formats.peft import PeftConfig
 from lokr_core.formats.tensors import trained_path
 
 DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984

@@ -20,7 +20,7 @@ from lokr_core import (
     ScaleOverrides,
 )
 from lokr_core.formats.header import MAX_HEADER_BYTES
-from lokr_core.formats.source import SUFFIX
+from lokr_core.formats.locate import SUFFIX
 from lokr_serve.adapters.host import HostCopy, HostTier, pin
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import Residency

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lokr_core import is_adapter_id
-from lokr_core.formats.peft import CONFIG_NAME
-from lokr_core.formats.source import SUFFIX
+from lokr_core.formats.locate import CONFIG_NAME, SUFFIX
 from lokr_serve.errors import SettingsError
 
 

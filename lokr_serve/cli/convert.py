@@ -2,16 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-import lokr_core
-from lokr_core import ReadOptions, ScaleOverrides
-from lokr_core.formats.convert import Layout, convert
-from lokr_core.spec import ModelSpec
+from lokr_core.formats.layouts import Layout
 from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
 from lokr_serve.cli.output import print_facts, print_json, progress
+
+if TYPE_CHECKING:
+    from lokr_core.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,9 @@ class Convert:
 
     def run(self) -> None:
         """Convert it and print what was written."""
+        from lokr_core.formats import ReadOptions, ScaleOverrides  # with torch: slow to import
+        from lokr_core.formats.convert import convert
+
         overrides = ScaleOverrides(scale=self.scale_override, alpha=self.alpha, rank=self.rank)
         options = ReadOptions(overrides=overrides)
         with progress(f"converting {self.source}"):
@@ -47,9 +50,10 @@ class Convert:
         else:
             print_facts(asdict(done))
 
-    def _spec(self) -> ModelSpec | None:
+    def _spec(self) -> "ModelSpec | None":
         if self.model is None:
             return None
+        from lokr_core import attach
         from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
 
-        return lokr_core.attach(read_modules(self.model, self.dtype)).spec
+        return attach(read_modules(self.model, self.dtype)).spec

@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
-import lokr_core
-from lokr_core import Adapted
-from lokr_core.formats.inspect import Inspection, inspect_adapter
 from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
-from lokr_serve.cli.inspect_mix import MixReport, report_mix, rounding_loss
-from lokr_serve.cli.inspect_page import print_page
 from lokr_serve.cli.output import print_json, progress
 from lokr_serve.cli.weights import Weighted, parse_weighted
+
+if TYPE_CHECKING:
+    from lokr_core import Adapted
+    from lokr_core.formats.inspect import Inspection
+    from lokr_serve.cli.inspect_mix import MixReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,9 @@ class Inspect:
 
     def run(self) -> None:
         """Read the files and print what was found."""
+        from lokr_core.formats.inspect import inspect_adapter  # with torch: slow to import
+        from lokr_serve.cli.inspect_page import print_page
+
         weighted = [parse_weighted(path) for path in self.paths]
         adapted = self._read_modules()
         spec = None if adapted is None else adapted.spec
@@ -54,18 +57,22 @@ class Inspect:
         if not is_served:
             raise typer.Exit(1)
 
-    def _read_modules(self) -> Adapted | None:
+    def _read_modules(self) -> "Adapted | None":
         if self.model is None:
             return None
+        from lokr_core import attach
         from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
 
         with progress(f"reading {self.model}"):
-            return lokr_core.attach(read_modules(self.model, self.dtype))
+            return attach(read_modules(self.model, self.dtype))
 
     def _mix(
-        self, weighted: Sequence[Weighted], found: Sequence[Inspection], adapted: Adapted
-    ) -> MixReport | None:
+        self, weighted: Sequence[Weighted], found: "Sequence[Inspection]", adapted: "Adapted"
+    ) -> "MixReport | None":
         """Return what the mix costs, if all of its adapters would be served."""
+        from lokr_core import attach
+        from lokr_serve.cli.inspect_mix import report_mix, rounding_loss
+
         adapters = [inspection.adapter for inspection in found if inspection.adapter is not None]
         if len(adapters) < len(found):
             return None
@@ -76,5 +83,5 @@ class Inspect:
         from lokr_serve.cli.inspect_base import load_weights  # with transformers: slow to import
 
         with progress(f"loading {self.model}"):
-            base = lokr_core.attach(load_weights(self.model, self.dtype))
+            base = attach(load_weights(self.model, self.dtype))
             return replace(mix, rounding_loss=rounding_loss(weighted, base))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lokr_core.formats.file import cannot_read, read_small_file
-from lokr_core.formats.source import MAX_CONFIG_BYTES, find_files
+from lokr_core.formats.locate import MAX_CONFIG_BYTES, find_files
+from lokr_core.formats.opening import cannot_read, read_small_file
 from lokr_serve.client.errors import AbortedError, ClientError, DataLossError, UnavailableError
 from lokr_serve.client.requests import duration
 from lokr_serve.types import UploadOptions

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lokr_core import Adapted, Adapter, AdapterMix, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.core.factors import FORMS, make_base, random_adapter
 
 BASE = AdapterMix()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lokr_core import AdapterInUseError, AdapterMix, AdapterNotAddedError, MergeBudgetError, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.core.factors import FORMS, assert_close, draw, make_base, random_adapter
 
 

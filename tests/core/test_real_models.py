@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lokr_core import Adapted, Adapter, AdapterMix, Apply, RowSpan, attach, read_adapter
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.core.factors import assert_close
 from tests.tiny import (
     GPT2_TARGETS,

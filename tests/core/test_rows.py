@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lokr_core import AdapterMix, MergeBudgetError, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.core.bench import BASE, Bench
 from tests.core.factors import FORMS, assert_close, draw, make_base, random_adapter
 

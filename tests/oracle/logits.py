@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 
 from lokr_core import AdapterMix, AdapterRef, attach, read_adapter
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from lokr_serve.types import AdapterWeight
 from tests.oracle.peers import AdapterFile, Architecture, PeerPart, Peers
 from tests.oracle.traffic import Traffic

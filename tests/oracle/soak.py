@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from lokr_core import Adapted, AdapterMix, AdapterRef, attach, read_adapter
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.oracle.peers import ARCHITECTURES, AdapterFile, Architecture, Peers
 from tests.tiny import VOCAB_SIZE
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import lokr_core
 from lokr_core import AdapterMix
+from lokr_core.adapted import ApplyWord
 from lokr_core.adapter import Adapter
-from lokr_core.attach import ApplyWord
 from tests.parity.layers import Base, Layer
 from tests.parity.matrix import Case
 from tests.parity.trained import Trained

@@ -1,7 +1,6 @@
 """convert: an adapter, written in another layout and read back before it gets its name."""
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from lokr_core.adapter import Adapter
@@ -15,24 +14,17 @@ from lokr_core.formats.convert.peft import peft_files
 from lokr_core.formats.convert.verify import first_difference
 from lokr_core.formats.file import TensorFile, parse_file
 from lokr_core.formats.inspect.file_base import file_base
+from lokr_core.formats.layouts import Layout
+from lokr_core.formats.locate import CONFIG_NAME, SUFFIX, TENSORS_NAME
 from lokr_core.formats.names import ModuleNames
-from lokr_core.formats.peft import CONFIG_NAME
 from lokr_core.formats.read import AdapterReader, ReadOptions
-from lokr_core.formats.source import SUFFIX, TENSORS_NAME, open_source
+from lokr_core.formats.source import open_source
 from lokr_core.formats.write import encode, staged
 from lokr_core.spec import ModelSpec
 
 # What a trainer says of the base, and nothing that a scale follows from.
 _KEPT_METADATA = ("modelspec.", "ss_base_model_version", "ss_sd_model_name")
 _OTHER_NAMES = ("lycoris_", "lora_", "diffusion_model.", "model.diffusion_model.")
-
-
-class Layout(Enum):
-    """A layout that adapters can be written in."""
-
-    CANONICAL = "canonical"
-    PEFT = "peft"
-    LYCORIS = "lycoris"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

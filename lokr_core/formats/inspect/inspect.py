@@ -15,6 +15,7 @@ from lokr_core.formats.inspect.file_base import file_base
 from lokr_core.formats.inspect.fit import fit_of
 from lokr_core.formats.inspect.problems import Problems, bind_all
 from lokr_core.formats.inspect.report import AdapterReport, FileFacts
+from lokr_core.formats.locate import default_id
 from lokr_core.formats.modules import ModuleReader, ReadModule
 from lokr_core.formats.names import ModuleNames, is_peft_style
 from lokr_core.formats.notes import TrainerNotes
@@ -22,7 +23,7 @@ from lokr_core.formats.peft import parse_config
 from lokr_core.formats.place import place
 from lokr_core.formats.read import AdapterReader
 from lokr_core.formats.scale import ScaleOverrides
-from lokr_core.formats.source import AdapterSource, default_id, open_source
+from lokr_core.formats.source import AdapterSource, open_source
 from lokr_core.spec import ModelSpec
 
 

@@ -6,8 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from lokr_core import LokrError
-from lokr_core.formats.peft import CONFIG_NAME
-from lokr_core.formats.source import MAX_CONFIG_BYTES, SUFFIX, TENSORS_NAME
+from lokr_core.formats.locate import CONFIG_NAME, MAX_CONFIG_BYTES, SUFFIX, TENSORS_NAME
 from lokr_serve.adapters.sources.deadline import Deadline
 from lokr_serve.adapters.sources.driver import Driver, RemoteFile
 from lokr_serve.adapters.sources.fetched import (

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lokr_core.formats.peft import CONFIG_NAME
+from lokr_core.formats.locate import CONFIG_NAME
 from lokr_serve.adapters.sources.located import Located
 from lokr_serve.adapters.sources.room import (
     FOLDER_MODE,

@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lokr_core.formats.peft import CONFIG_NAME
-from lokr_core.formats.source import TENSORS_NAME
+from lokr_core.formats.locate import CONFIG_NAME, TENSORS_NAME
 from lokr_serve.adapters.sources.room import (
     FILE_MODE,
     FOLDER_MODE,

@@ -1,6 +1,6 @@
 """From the header of an upload to the values that the registry takes."""
 
-from lokr_core.formats.source import MAX_CONFIG_BYTES
+from lokr_core.formats.locate import MAX_CONFIG_BYTES
 from lokr_core.formats.strict_json import parse_json
 from lokr_serve.adapters import AnnouncedFile
 from lokr_serve.errors import InvalidRequestError

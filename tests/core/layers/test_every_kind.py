@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lokr_core import Adapter, AdapterMix, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from lokr_core.mix import module_weight
 from lokr_core.ops.torch_ops import bias_change, module_change
 from tests.core.factors import build_adapter

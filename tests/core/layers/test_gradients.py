@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lokr_core import Adapted, AdapterMix, Apply, RowSpan, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.core.factors import FORMS, Base, assert_close, draw, make_base, random_adapter
 
 

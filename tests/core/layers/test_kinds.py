@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lokr_core import Adapted, AdapterMix, RoutingError, UnsupportedModuleError, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from lokr_core.layers.discover import discover
 from lokr_core.spec import ModuleKind
 from lokr_core.weights import DenseWeights, Gain, GainAxis, LokrWeights, ModuleWeights

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lokr_core import Adapted, Adapter, AdapterMix, Apply, MixError, RoutingError, RowSpan, attach
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from lokr_core.weights import LokrWeights, ModuleWeights, Replacement
 from tests.core.factors import Base, assert_close, build_adapter, draw, low_rank, make_base
 from tests.core.layers.subjects import Host

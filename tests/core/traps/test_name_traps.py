@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 import lokr_core
 from lokr_core import AdapterMix
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from tests.tiny import lycoris_file, lycoris_merged, tiny_gpt2, tiny_llama
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lokr_core
 from lokr_core import AdapterMix
-from lokr_core.attach import ApplyWord
+from lokr_core.adapted import ApplyWord
 from lokr_core.errors import MixError
 from lokr_core.formats import read_adapter
 from lokr_core.layers.discover import discover

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from lokr_core.formats.source import TENSORS_NAME
+from lokr_core.formats.locate import TENSORS_NAME
 from lokr_serve.adapters.sources.shelf import AnnouncedFile, Shelf
 from lokr_serve.adapters.sources.stored_file import StoredFile
 from lokr_serve.adapters.sources.uploads import Uploads
