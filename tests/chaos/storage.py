@@ -15,7 +15,7 @@ _COPY = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}-([0-9a-f]{64})")
 def leftovers(place: Place) -> Iterator[str]:
     """Say what lies there that is neither a file, nor a part for which somebody may call again."""
     for folder, patterns in ((place.uploads, (_WHOLE, _PART)), (place.fetched, (_COPY,))):
-        for path in folder.iterdir():
+        for path in folder.glob("[!.]*"):  # all but the lock
             if not any(pattern.fullmatch(path.name) for pattern in patterns):
                 yield f"{folder.name}/{path.name} was left behind"
         if (num_bytes := _size(folder)) > STORED_BYTES:

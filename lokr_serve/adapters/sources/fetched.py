@@ -64,11 +64,15 @@ class FetchedFiles:
         """Make the folder, and remove what a crash left.
 
         Raises:
-            SettingsError: The folder cannot be made.
+            SettingsError: The folder cannot be made, or another server has it.
         """
         self._room.open()
         for path in self._root.glob(f"{NEW_PREFIX}*"):
             remove_tree(path)
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self._room.close()
 
     def take_digest(self, uri: str, digest: str) -> str | None:
         """Hold a copy of a URI with this digest, in whatever state; return its name."""

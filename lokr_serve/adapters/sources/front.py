@@ -70,7 +70,7 @@ class Sources:
         """Make the folders that files are kept in, and clear up what a crash left there.
 
         Raises:
-            SettingsError: A folder is missing, or cannot be made.
+            SettingsError: A folder is missing, cannot be made, or is another server's.
         """
         for opening in (self._hub.open, self._open_kept):
             await join(self._workers.submit(opening))

@@ -60,7 +60,7 @@ class RemoteSource:
         """Make the folder, and clear up what a crash left; blocks.
 
         Raises:
-            SettingsError: The folder cannot be made.
+            SettingsError: The folder cannot be made, or another server has it.
         """
         self._fetched.open()
 
@@ -92,6 +92,7 @@ class RemoteSource:
     def close(self) -> None:
         """Tell the threads to stop; those that a driver does not give back are left behind."""
         self._stop.set()
+        self._fetched.close()
 
     async def _known(self, uri: Uri, digest: str | None) -> str | None:
         if digest is None:

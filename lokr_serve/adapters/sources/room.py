@@ -1,6 +1,7 @@
 """Room: the bytes that a folder of entries may take, of which the oldest make way for others."""
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from lokr_serve.errors import SettingsError, StorageFullError
 TRASH_PREFIX = "trash-"
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+LOCK_NAME = ".lock"  # of a file in the folder, locked as long as a server has it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -55,20 +57,28 @@ class Room:
         self._reserved: dict[str, int] = {}
         self._changing = threading.Lock()  # held for moments only, also on the event loop
         self._held: Counter[str] = Counter()
+        self._lock: int | None = None  # the descriptor of the file, which the system unlocks
 
     def open(self) -> None:
         """Make the folder if it is missing, and remove what a crash left half removed; blocks.
 
         Raises:
-            SettingsError: It cannot be made.
+            SettingsError: It cannot be made, or another server has it.
         """
         try:
             self._root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            self._lock = _locked(self._root / LOCK_NAME)
             trash = [path for path in self._root.iterdir() if path.name.startswith(TRASH_PREFIX)]
         except OSError as error:
             raise SettingsError(f"{self._setting}: {self._root}: {error.strerror}") from error
         for path in trash:
             remove_tree(path)
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextmanager
     def reserving(self, name: str, num_bytes: int) -> Iterator[None]:
@@ -169,6 +179,25 @@ class Room:
             num_bytes -= (self._root / name).lstat().st_size
         if shutil.disk_usage(self._root).free < num_bytes:
             raise StorageFullError(self._setting, f"its disk has no {num_bytes} bytes left")
+
+
+def _locked(path: Path) -> int:
+    """Return the descriptor of a file that no other process has locked, and lock it.
+
+    Raises:
+        OSError: Another has, or the file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        problem = "another server uses this folder; each needs one of its own"
+        raise OSError(error.errno, problem) from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _measure(entry: os.DirEntry[str]) -> _Entry:

@@ -159,7 +159,7 @@ class Uploads:
         """Make the folder, and clear up what a crash left; blocks.
 
         Raises:
-            SettingsError: The folder cannot be made.
+            SettingsError: The folder cannot be made, or another server has it.
         """
         self._room.open()
         self._shelf.recover()
@@ -236,8 +236,9 @@ class Uploads:
             removal.add_done_callback(_log_failure)
 
     async def close(self) -> None:
-        """Wait for the threads."""
+        """Wait for the threads, and leave the folder to others."""
         await self._workers.close()
+        self._room.close()
 
 
 def _log_failure(removal: asyncio.Future[bool]) -> None:

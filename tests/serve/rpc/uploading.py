@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from lokr_serve.adapters.sources.room import LOCK_NAME
 from lokr_serve.client.errors import AbortedError, InvalidArgumentError, client_error
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadHeader
 from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
@@ -131,8 +132,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def kept(folder: Path) -> list[str]:
-    """Return what lies in the folder of uploads, without what is on its way out."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("trash-"))
+    """Return what lies in the folder of uploads, but its lock and what is on its way out."""
+    names = {path.name for path in folder.iterdir()} - {LOCK_NAME}
+    return sorted(name for name in names if not name.startswith("trash-"))
 
 
 def offsets(told: list[tuple[int, int]]) -> Callable[[int, int], None]:

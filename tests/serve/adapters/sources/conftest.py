@@ -24,10 +24,15 @@ SECRET = "not-for-anybody"
 
 @pytest_asyncio.fixture
 async def make_remote(tmp_path: Path) -> AsyncIterator[MakeRemote]:
-    """Builds remote sources over one folder of copies; takes fields of AdapterSettings."""
+    """Builds remote sources over one folder of copies, each in place of the one before.
+
+    Takes fields of AdapterSettings.
+    """
     workers, made = Workers(2), list[RemoteSource]()
 
     def make(**fields: object) -> RemoteSource:
+        for before in made:
+            before.close()
         folder = tmp_path / "fetched"
         settings = AdapterSettings.model_validate(
             {"remote": ("memory://bucket/ok",), "fetched": folder, **fields}

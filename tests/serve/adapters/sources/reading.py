@@ -16,5 +16,5 @@ async def read(remote: RemoteSource, source: str, digest: str | None = None) -> 
 
 
 def copies(tmp_path: Path) -> list[str]:
-    """Return what lies in the folder of copies."""
-    return sorted(path.name for path in (tmp_path / "fetched").iterdir())
+    """Return what lies in the folder of copies beside its lock."""
+    return sorted(path.name for path in (tmp_path / "fetched").glob("[!.]*"))

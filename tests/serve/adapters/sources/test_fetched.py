@@ -36,13 +36,13 @@ def test_a_copy_that_another_fetch_has_put_there_is_taken(
     first, second = (fetched.store(KEY, {NAME: incoming(b"abc")}, NAME) for _ in range(2))
     fetched.release(first)
     fetched.drop(first)  # the second holds it still
-    kept = [path.name for path in tmp_path.iterdir()]
+    kept = [path.name for path in tmp_path.glob("[!.]*")]
     fetched.release(second)
     fetched.drop(second)
 
     assert first == second
     assert kept == [first]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_a_copy_that_cannot_be_put_there_is_held_by_nobody(
@@ -57,10 +57,10 @@ def test_a_copy_that_cannot_be_put_there_is_held_by_nobody(
         patch.setattr(Path, "rename", fail)
         with pytest.raises(OSError, match="broken"):
             fetched.store(KEY, {NAME: incoming(b"abc")}, NAME)
-    left = list(tmp_path.iterdir())
+    left = list(tmp_path.glob("[!.]*"))
     name = fetched.store(KEY, {NAME: incoming(b"abc")}, NAME)
     fetched.release(name)
     fetched.drop(name)
 
     assert not left
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))

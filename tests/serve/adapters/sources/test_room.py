@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lokr_serve.adapters.sources.room import Room, remove_tree, storing
+from lokr_serve.adapters.sources.room import LOCK_NAME, Room, remove_tree, storing
 from lokr_serve.errors import SettingsError, StorageFullError
 
 
@@ -39,8 +39,18 @@ def write(root: Path, name: str, num_bytes: int, age: int) -> None:
 
 
 def names(root: Path) -> list[str]:
-    """Return what lies in the folder."""
-    return sorted(path.name for path in root.iterdir())
+    """Return what lies in the folder beside its lock."""
+    return sorted(path.name for path in root.iterdir() if path.name != LOCK_NAME)
+
+
+def test_a_folder_belongs_to_one_server_at_a_time(tmp_path: Path) -> None:
+    """Two would remove each other's files, and each count only its own."""
+    first = make_room(tmp_path)
+
+    with pytest.raises(SettingsError, match="another server uses this folder"):
+        make_room(tmp_path)
+    first.close()
+    make_room(tmp_path).close()
 
 
 def test_the_oldest_make_way_and_no_more_than_needed(tmp_path: Path) -> None:
@@ -131,7 +141,7 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
 def test_opening_removes_what_was_half_removed(tmp_path: Path) -> None:
     """A kill in the middle of a removal must not fill the disk."""
     root = tmp_path / "deep" / "root"
-    make_room(root)
+    make_room(root).close()
     (root / "trash-1").mkdir()
     (root / "trash-2").write_bytes(b"x")
 

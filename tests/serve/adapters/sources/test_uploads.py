@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from lokr_core.formats.locate import TENSORS_NAME
+from lokr_serve.adapters.sources.room import LOCK_NAME
 from lokr_serve.adapters.sources.shelf import AnnouncedFile, Shelf
 from lokr_serve.adapters.sources.stored_file import StoredFile
 from lokr_serve.adapters.sources.uploads import Uploads
@@ -87,18 +88,19 @@ async def claim(uploads: Uploads, content: bytes) -> None:
 
 
 def stored(folder: Path) -> list[str]:
-    """Return what lies in the folder of uploads, but who has sent it."""
-    paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Return what lies in the folder of uploads, but its lock and who has sent what."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("[!.]*"))
     return sorted(path for path in paths if "sent-by-" not in path)
 
 
 def open_files(folder: Path) -> list[str]:
-    """Return what this process has open under a folder."""
+    """Return what this process has open under a folder, but its lock."""
     targets = []
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            targets.append(str(entry.readlink()))
-    return [target for target in targets if target.startswith(str(folder))]
+            targets.append(entry.readlink())
+    found = [target for target in targets if target.is_relative_to(folder)]
+    return [target.name for target in found if target.name != LOCK_NAME]
 
 
 async def test_a_call_that_leaves_while_its_file_is_opened_keeps_nothing(
@@ -155,6 +157,7 @@ async def test_what_broke_off_goes_on_for_its_sender_alone_also_after_a_restart(
 ) -> None:
     """Else the last byte of a file, which can be guessed, would do to register all of it."""
     await send_half(roomy, "a")
+    await roomy.close()
     anew = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
     anew.open()
 
@@ -168,6 +171,7 @@ async def test_bytes_that_only_claim_to_be_anothers_file_harm_it_not(
 ) -> None:
     """Neither what is stored, though no id uses it since a restart, nor what is on its way."""
     await send(roomy, CONTENT, "a")
+    await roomy.close()
     anew = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
     anew.open()
 
