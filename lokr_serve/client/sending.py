@@ -97,10 +97,10 @@ async def _send_once_async(
 
 async def _write_all(call: Any, sending: Sending, attempts: Attempts) -> None:
     """Write the frames, or as many as the server takes before it ends the call."""
-    await call.write(sending.header())
-    attempts.offset = offset_of(await call.initial_metadata())
-    chunks = sending.file.chunks(attempts.offset, sending.progress)
     try:
+        await call.write(sending.header())
+        attempts.offset = offset_of(await call.initial_metadata())
+        chunks = sending.file.chunks(attempts.offset, sending.progress)
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             await call.write(chunk)
         await call.done_writing()

@@ -8,6 +8,9 @@ HANDSHAKE_SECONDS = 20.0  # of TCP, TLS and HTTP/2; what opens connections and i
 CONNECTION_GRACE_SECONDS = 3600.0  # for calls of a connection that is to close; longer than any
 # Of a call, tokens and traces included. Core refuses at random between two bounds: here equal.
 MAX_METADATA_BYTES = 16 * 1024
+# Calls of all connections that wait to be taken up, at some 16 KiB each. Core cancels what comes
+# beyond, whoever sends it; of calls that are taken up, those of a flood alone are refused.
+MAX_WAITING_CALLS = 8192
 
 
 def listener_options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
@@ -20,6 +23,8 @@ def listener_options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
         ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_SECONDS * 1000)),
         # Find clients that are gone, so that their rows are freed; and let clients that wait
         # through a long silence ping every 10 s.

@@ -56,16 +56,8 @@ _EXPLAINED: Mapping[str, Sequence[str]] = MappingProxyType(
     }
 )
 _OF_AN_END = frozenset(("UNAVAILABLE/SHUTTING_DOWN", "UNAVAILABLE/ENGINE_STOPPED"))
-_OF_THE_TRANSPORT = "UNAVAILABLE"  # without a reason of the server's
-# By itself, grpc cancels calls that were not taken up when a server stopped, or while a thousand
-# others wait to be, as after streams that are opened and reset for as long as it takes.
-_STRANGERS = frozenset(
-    (
-        *("flood", "read slowly", "oversized", "malformed", "unknown method", "huge metadata"),
-        *("bad token", "not permitted", "half-open upload", "upload, cut", "upload, too long"),
-        *("upload, wrong digest",),
-    )
-)
+# Without a reason of the server's: grpc itself cancels calls not taken up when a server stops.
+_OF_THE_TRANSPORT = frozenset(("UNAVAILABLE", "CANCELLED"))
 
 
 def status_of(error: ClientError) -> str:
@@ -80,6 +72,4 @@ def is_explained(operation: str, error: ClientError, life: Life, *, is_hasty: bo
         return True
     if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return is_hasty
-    if status == "CANCELLED":
-        return life.is_ending or operation in _STRANGERS
-    return life.is_ending and (status == _OF_THE_TRANSPORT or status in _OF_AN_END)
+    return life.is_ending and (status in _OF_THE_TRANSPORT or status in _OF_AN_END)

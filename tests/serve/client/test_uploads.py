@@ -1,10 +1,12 @@
 """How both clients send files, to a server that breaks off as it is told."""
 
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -20,6 +22,8 @@ from lokr_serve.client import (
     UnavailableError,
     uploads,
 )
+from lokr_serve.client.sending import Sending, send_async
+from lokr_serve.client.uploads import UploadFile
 from lokr_serve.errors import (
     AdapterUnloadedError,
     DigestMismatchError,
@@ -29,7 +33,9 @@ from lokr_serve.errors import (
     UploadError,
 )
 from lokr_serve.rpc.status import error_status
+from lokr_serve.types import UploadOptions
 from lokr_serve.v1.adapters_pb2 import UploadAdapterRequest, UploadAdapterResponse
+from lokr_serve.v1.adapters_pb2_grpc import AdapterServiceStub
 
 CONTENT = bytes(range(256)) * 14_000  # three chunks and a half
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -43,6 +49,7 @@ class Turn:
     error: LokrError | None = None  # that the call ends with
     at: int = -1  # when it holds so many bytes; -1 is before the offset is told
     stays: bool = False  # reads nothing until the client gives up
+    is_hasty: bool = False  # ends the call before it reads anything
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -62,6 +69,8 @@ class ToldStore:
         turn = self.turns.pop(0) if self.turns else Turn()
         self.num_calls += 1
         self.metadata.append(dict(context.invocation_metadata()))
+        if turn.is_hasty:
+            _end(context, turn)
         header = next(frames).header
         if turn.stays:
             next(frames, None)
@@ -125,6 +134,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 Send = Callable[[str, Path], Awaitable[str]]
+UploadCall: TypeAlias = "grpc.aio.StreamUnaryCall[UploadAdapterRequest, UploadAdapterResponse]"
 
 
 async def send_blocking(address: str, path: Path) -> str:
@@ -154,6 +164,39 @@ async def test_what_breaks_off_goes_on_from_there(
     assert store.held == CONTENT
     assert sorted(store.offsets) == store.offsets
     assert all("x-request-id" in metadata for metadata in store.metadata)
+
+
+async def test_a_call_that_ends_under_the_first_frame_is_made_again(
+    store: ToldStore, address: str, file: Path
+) -> None:
+    """To grpc it is an error of its own when that frame is under way; a busy loop makes it so."""
+    store.turns = [Turn(error=UploadBusyError(DIGEST), is_hasty=True)]
+    async with grpc.aio.insecure_channel(address) as channel:
+
+        def begin(**options: object) -> UploadCall:
+            call: UploadCall = AdapterServiceStub(channel).UploadAdapter(**options)
+            write = call.write
+
+            async def write_late(frame: UploadAdapterRequest) -> None:
+                await call.wait_for_connection()
+                time.sleep(0.1)  # noqa: ASYNC251  # the end comes meanwhile
+                await write(frame)
+
+            call.write = write_late  # type: ignore[assignment, method-assign]
+            return call
+
+        sending = Sending(
+            file=UploadFile.of(file),
+            adapter_id="a",
+            options=UploadOptions(),
+            progress=lambda done, total: None,
+            metadata=(),
+            until=time.monotonic() + 20,
+        )
+        reply = await send_async(begin, sending)
+
+    assert reply.adapter.adapter_id == "a"
+    assert store.num_calls == 2
 
 
 @both

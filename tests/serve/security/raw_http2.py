@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0x1, 0x3, 0x4, 0x6, 0x7
-END_STREAM, END_HEADERS = 0x1, 0x4
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4  # flags; ACK is of SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

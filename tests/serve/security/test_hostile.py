@@ -3,10 +3,11 @@
 import random
 import socket
 import struct
-from asyncio import get_running_loop, run_coroutine_threadsafe
+from asyncio import AbstractEventLoop, get_running_loop, run_coroutine_threadsafe
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 
 import grpc
 import pytest
@@ -28,6 +29,7 @@ from tests.serve.security.calling import bearer, channel_to, code_of
 from tests.serve.security.methods import GUARDED
 from tests.serve.security.pki import Pki, token_of
 from tests.serve.security.raw_http2 import (
+    ACK,
     END_HEADERS,
     GOAWAY,
     HEADERS,
@@ -230,6 +232,40 @@ def test_strangers_do_not_keep_callers_from_being_served(guarded: Addresses) -> 
 
     assert codes == {grpc.StatusCode.UNAUTHENTICATED}
     assert finished.usage.completion_tokens == 100  # type: ignore[union-attr]
+
+
+def test_a_burst_of_strangers_cancels_nobodys_calls(
+    model_folder: Path, clients_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a thousand calls wait while the server does something else, and each is answered.
+
+    By itself, grpc would begin to cancel calls then, whoever made them.
+    """
+    loops: list[AbstractEventLoop] = []
+
+    def build(gate: Gate, settings: Settings, metrics: Metrics, tracer: None) -> Listeners:
+        loops.append(get_running_loop())
+        return build_listeners(gate, settings, metrics, tracer)
+
+    monkeypatch.setattr("lokr_serve.app.build_listeners", build)
+    settings, is_read = tiny_settings(model_folder, security={"clients": clients_file}), Event()
+    burst = b"".join(call(GUARDED[0].encode(), stream=2 * n + 1) for n in range(1500))
+    ends: list[bytes] = []
+    with (
+        running_server(settings) as server,
+        connection(server.ready.result().listen, 60) as opened,
+    ):
+        loops[0].call_soon_threadsafe(is_read.wait, 60)
+        opened.sendall(HELLO + frame(SETTINGS, ACK, 0) + burst + frame(PING, 0, 0, bytes(8)))
+        for found in frames(opened):
+            if found.kind == PING:  # all that was sent before it has been read
+                is_read.set()
+            elif found.kind == HEADERS:
+                ends.append(found.payload)
+            if len(ends) == 1500:
+                break
+
+    assert all(b"no credentials" in end for end in ends)
 
 
 def test_a_server_whose_listener_has_ended_ends_itself(
