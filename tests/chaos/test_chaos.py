@@ -27,7 +27,7 @@ def test_nothing_is_wrong_lost_or_left_behind(tmp_path: Path) -> None:
     report = asyncio.run(live())
 
     assert report.violations == [], json.dumps(asdict(report), indent=2)
-    assert report.num_tokens_compared > 100
-    assert report.totals["adapter_evictions"] > 3
-    assert report.ends["load"]["OK"] > 10
+    assert report.num_tokens_compared > 0
+    assert report.totals["adapter_evictions"] > 0
+    assert report.ends["load"]["OK"] > 0
     assert report.ends["witness"]["OK"] > 0
