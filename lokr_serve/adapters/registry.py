@@ -245,5 +245,5 @@ class AdapterRegistry:
         """Stop the timers and the threads; loads that are waited for end in ShuttingDownError."""
         self._catalogue.close()
         self._residency.close()
+        await self._workers.close()  # they read what the sources keep
         await self._sources.close()
-        await self._workers.close()

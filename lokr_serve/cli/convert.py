@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+import lokr_core
 from lokr_core.formats.layouts import Layout
 from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
 from lokr_serve.cli.output import print_facts, print_json, progress
@@ -38,22 +39,26 @@ class Convert:
 
     def run(self) -> None:
         """Convert it and print what was written."""
-        from lokr_core.formats import ReadOptions, ScaleOverrides  # with torch: slow to import
-        from lokr_core.formats.convert import convert
+        from lokr_core.formats.convert import convert  # with torch: slow to import
 
-        overrides = ScaleOverrides(scale=self.scale_override, alpha=self.alpha, rank=self.rank)
-        options = ReadOptions(overrides=overrides)
         with progress(f"converting {self.source}"):
-            done = convert(self.source, self.out, self.to, spec=self._spec(), options=options)
+            done = convert(
+                self.source, self.out, self.to, spec=self._spec(), options=self._options()
+            )
         if self.as_json:
             print_json(asdict(done))
         else:
             print_facts(asdict(done))
 
+    def _options(self) -> "lokr_core.ReadOptions":
+        overrides = lokr_core.ScaleOverrides(
+            scale=self.scale_override, alpha=self.alpha, rank=self.rank
+        )
+        return lokr_core.ReadOptions(overrides=overrides)
+
     def _spec(self) -> "ModelSpec | None":
         if self.model is None:
             return None
-        from lokr_core import attach
         from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
 
-        return attach(read_modules(self.model, self.dtype)).spec
+        return lokr_core.attach(read_modules(self.model, self.dtype)).spec

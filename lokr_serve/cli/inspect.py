@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+import lokr_core
 from lokr_serve.cli.command import Dtype, DtypeFlag, JsonFlag
 from lokr_serve.cli.output import print_json, progress
 from lokr_serve.cli.weights import Weighted, parse_weighted
@@ -60,17 +61,15 @@ class Inspect:
     def _read_modules(self) -> "Adapted | None":
         if self.model is None:
             return None
-        from lokr_core import attach
         from lokr_serve.cli.inspect_base import read_modules  # with transformers: slow to import
 
         with progress(f"reading {self.model}"):
-            return attach(read_modules(self.model, self.dtype))
+            return lokr_core.attach(read_modules(self.model, self.dtype))
 
     def _mix(
         self, weighted: Sequence[Weighted], found: "Sequence[Inspection]", adapted: "Adapted"
     ) -> "MixReport | None":
         """Return what the mix costs, if all of its adapters would be served."""
-        from lokr_core import attach
         from lokr_serve.cli.inspect_mix import report_mix, rounding_loss
 
         adapters = [inspection.adapter for inspection in found if inspection.adapter is not None]
@@ -83,5 +82,5 @@ class Inspect:
         from lokr_serve.cli.inspect_base import load_weights  # with transformers: slow to import
 
         with progress(f"loading {self.model}"):
-            base = attach(load_weights(self.model, self.dtype))
+            base = lokr_core.attach(load_weights(self.model, self.dtype))
             return replace(mix, rounding_loss=rounding_loss(weighted, base))

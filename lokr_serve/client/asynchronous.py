@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -166,13 +167,15 @@ class AsyncClient:
             AdapterFileError: The file cannot be read.
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        until = monotonic() + seconds
+        metadata = requests.request_metadata()
         sending = Sending(
             file=await asyncio.to_thread(UploadFile.of, Path(path)),
             adapter_id=adapter_id,
             options=options or UploadOptions(),
             progress=progress,
-            metadata=self._metadata(requests.request_metadata()),
-            until=monotonic() + seconds,
+            metadata=partial(self._metadata, metadata),
+            until=until,
         )
         reply = await send_async(self._adapters.UploadAdapter, sending)
         return replies.adapter_status(reply.adapter)

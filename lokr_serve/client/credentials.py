@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from lokr_serve.client.requests import Metadata
+
 TOKEN_KEY = "authorization"
 _TOKEN = re.compile(r"[!-~]+")
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

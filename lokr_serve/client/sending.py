@@ -1,7 +1,7 @@
 """Sends one upload over either kind of channel, as often as it breaks off."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -25,7 +25,7 @@ class Sending:
     adapter_id: str
     options: UploadOptions
     progress: Progress
-    metadata: Metadata
+    metadata: Callable[[], Metadata]  # of an attempt
     until: float  # monotonic
 
     @property
@@ -55,21 +55,31 @@ def send(method: Any, sending: Sending) -> UploadAdapterResponse:
 
 
 def _send_once(method: Any, sending: Sending, attempts: Attempts) -> UploadAdapterResponse:
+    header = sending.header()
     offset: Future[int | None] = Future()
+    failures: list[Exception] = []
 
     def frames() -> Iterator[UploadAdapterRequest]:
-        yield sending.header()
-        yield from sending.file.chunks(offset.result(), sending.progress)
+        yield header
+        try:
+            yield from sending.file.chunks(offset.result(), sending.progress)
+        except Exception as error:  # noqa: BLE001 - on a thread of grpc's, which would tell no cause
+            failures.append(error)
+            call.cancel()
 
-    call = method.future(frames(), timeout=sending.timeout, metadata=sending.metadata)
+    call = method.future(frames(), timeout=sending.timeout, metadata=sending.metadata())
     try:
         attempts.offset = offset_of(call.initial_metadata())
         offset.set_result(attempts.offset)
         reply: UploadAdapterResponse = call.result()
-        return reply
+    except (grpc.RpcError, grpc.FutureCancelledError):
+        if failures:
+            raise failures[0] from None
+        raise
     finally:
         call.cancel()
         offset.cancel()
+    return reply
 
 
 async def send_async(method: Any, sending: Sending) -> UploadAdapterResponse:
@@ -86,7 +96,7 @@ async def send_async(method: Any, sending: Sending) -> UploadAdapterResponse:
 async def _send_once_async(
     method: Any, sending: Sending, attempts: Attempts
 ) -> UploadAdapterResponse:
-    call = method(timeout=sending.timeout, metadata=sending.metadata)
+    call = method(timeout=sending.timeout, metadata=sending.metadata())
     try:
         await _write_all(call, sending, attempts)
         reply: UploadAdapterResponse = await call
@@ -107,6 +117,13 @@ async def _write_all(call: Any, sending: Sending, attempts: Attempts) -> None:
     except asyncio.InvalidStateError:  # it has ended, and its status says why
         return
     except (grpc.aio.AioRpcError, grpc.aio.InternalError) as error:
+        if isinstance(error, grpc.aio.AioRpcError) and not _is_of_grpc(error):
+            raise
         # To grpc a write to a call that has just ended is an error of its own; with that it
         # loses the status, which another attempt will meet again.
         raise unavailable("the server ended the call while the file was sent") from error
+
+
+def _is_of_grpc(error: grpc.aio.AioRpcError) -> bool:
+    """Whether an error is of grpc's own making, and no status that came over the network."""
+    return error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata()

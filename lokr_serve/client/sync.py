@@ -1,6 +1,7 @@
 """Client: calls a server and blocks until it has answered."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -161,13 +162,15 @@ class Client:
             AdapterFileError: The file cannot be read.
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        until = monotonic() + seconds
+        metadata = requests.request_metadata()
         sending = Sending(
             file=UploadFile.of(Path(path)),
             adapter_id=adapter_id,
             options=options or UploadOptions(),
             progress=progress,
-            metadata=self._metadata(requests.request_metadata()),
-            until=monotonic() + seconds,
+            metadata=partial(self._metadata, metadata),
+            until=until,
         )
         reply = send(self._adapters.UploadAdapter, sending)
         return replies.adapter_status(reply.adapter)

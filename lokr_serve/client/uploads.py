@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lokr_core import AdapterFileError
 from lokr_core.formats.locate import MAX_CONFIG_BYTES, find_files
 from lokr_core.formats.opening import cannot_read, read_small_file
 from lokr_serve.client.errors import AbortedError, ClientError, DataLossError, UnavailableError
@@ -36,11 +37,10 @@ class UploadFile:
         """Find an adapter's files and hash them; blocks.
 
         Raises:
-            AdapterFileError: They are missing, or cannot be read.
-            ValueError: The configuration is not UTF-8.
+            AdapterFileError: They are missing, or cannot be read, or the configuration is no text.
         """
         files = find_files(path)
-        config = b"" if files.config is None else read_small_file(files.config, MAX_CONFIG_BYTES)
+        config = "" if files.config is None else _read_config(files.config)
         digest, num_bytes = hashlib.sha256(), 0
         for chunk in _read(files.tensors, 0):
             digest.update(chunk)
@@ -49,7 +49,7 @@ class UploadFile:
             path=files.tensors,
             num_bytes=num_bytes,
             digest=digest.hexdigest(),
-            config=config.decode(),
+            config=config,
         )
 
     def header(self, adapter_id: str, options: UploadOptions) -> UploadAdapterRequest:
@@ -126,6 +126,13 @@ class Attempts:
                 return bool(self.offset)
             case _:
                 return False
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return read_small_file(path, MAX_CONFIG_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise AdapterFileError(f"{path}: not UTF-8: {error}") from error
 
 
 def _read(path: Path, offset: int) -> Iterator[bytes]:

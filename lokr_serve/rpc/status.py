@@ -196,7 +196,8 @@ def _details(error: LokrError, rule: ErrorRule, message: str) -> Iterator[Messag
         problem = message
         if isinstance(error, errors.InvalidRequestError):
             problem = _shorten(error.problem, MAX_MESSAGE_BYTES)
-        violation = BadRequest.FieldViolation(field=field, description=problem)
+        path = _shorten(field, MAX_FACT_BYTES)
+        violation = BadRequest.FieldViolation(field=path, description=problem)
         yield BadRequest(field_violations=[violation])
     if rule.code is grpc.StatusCode.FAILED_PRECONDITION:
         unmet = PreconditionFailure.Violation(

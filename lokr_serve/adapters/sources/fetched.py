@@ -58,7 +58,13 @@ class FetchedFiles:
 
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self._root = root
-        self._room = Room(root, max_bytes=max_bytes, setting=SETTING, is_entry=_is_entry)
+        self._room = Room(
+            root,
+            max_bytes=max_bytes,
+            setting=SETTING,
+            root_setting="adapters.fetched",
+            is_entry=_is_entry,
+        )
 
     def open(self) -> None:
         """Make the folder, and remove what a crash left.

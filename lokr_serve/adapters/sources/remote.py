@@ -90,9 +90,12 @@ class RemoteSource:
                 await self._workers.submit(partial(self._fetched.drop, name))
 
     def close(self) -> None:
-        """Tell the threads to stop; those that a driver does not give back are left behind."""
+        """Tell the threads to stop; those that a driver does not give back are left behind.
+
+        The folder is left to others when the last of them has ended, or the process has.
+        """
         self._stop.set()
-        self._fetched.close()
+        self._slots.close(self._fetched.close)
 
     async def _known(self, uri: Uri, digest: str | None) -> str | None:
         if digest is None:
@@ -118,15 +121,15 @@ class RemoteSource:
                 # Kept alive by those who wait for it, and forgotten with the last of them.
                 turn = self._turns.setdefault(str(uri), asyncio.Lock())
                 async with turn:
-                    self._back_off.require(source)
+                    self._back_off.require(str(uri))
                     name = await self._run(source, uri, deadline, asked)
         except TimeoutError:
             if not asked.is_set():
                 raise self._too_many(source) from None
-            raise self._back_off.note(source, self._lateness()) from None
+            raise self._back_off.note(str(uri), self._lateness()) from None
         except UnreachableError as error:
-            raise self._back_off.note(source, str(error)) from error
-        self._back_off.clear(source)
+            raise self._back_off.note(str(uri), str(error)) from error
+        self._back_off.clear(str(uri))
         return name
 
     async def _run(self, source: str, uri: Uri, deadline: Deadline, asked: threading.Event) -> str:

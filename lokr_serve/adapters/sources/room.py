@@ -39,7 +39,13 @@ class Room:
     """
 
     def __init__(
-        self, root: Path, *, max_bytes: int, setting: str, is_entry: Callable[[str], bool]
+        self,
+        root: Path,
+        *,
+        max_bytes: int,
+        setting: str,
+        root_setting: str,
+        is_entry: Callable[[str], bool],
     ) -> None:
         """Bind the folder.
 
@@ -47,11 +53,13 @@ class Room:
             root: The folder; it belongs to this server alone.
             max_bytes: What its entries may take.
             setting: What the limit is called, for messages.
+            root_setting: What the folder is called.
             is_entry: Whether a name is one of an entry; what else lies there is left alone.
         """
         self._root = root
         self._max_bytes = max_bytes
         self._setting = setting
+        self._root_setting = root_setting
         self._is_entry = is_entry
         self._making_room = threading.Lock()
         self._reserved: dict[str, int] = {}
@@ -70,7 +78,8 @@ class Room:
             self._lock = _locked(self._root / LOCK_NAME)
             trash = [path for path in self._root.iterdir() if path.name.startswith(TRASH_PREFIX)]
         except OSError as error:
-            raise SettingsError(f"{self._setting}: {self._root}: {error.strerror}") from error
+            problem = f"{self._root_setting}: {self._root}: {error.strerror}"
+            raise SettingsError(problem) from error
         for path in trash:
             remove_tree(path)
 

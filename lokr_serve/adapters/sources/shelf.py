@@ -142,6 +142,12 @@ class Shelf:
         self.discard(file.key)
         self._place(file, part)
 
+    def forget_sender(self, file: AnnouncedFile) -> bool:
+        """Take back that the owner has sent a whole upload; return whether nobody else has."""
+        folder = self._root / file.key
+        (folder / file.sender_name).unlink(missing_ok=True)
+        return not any(folder.glob(f"{SENDER_PREFIX}*"))
+
     def _note_sender(self, file: AnnouncedFile) -> None:
         folder = self._root / file.key
         (folder / file.sender_name).touch(mode=FILE_MODE)

@@ -150,7 +150,13 @@ class Uploads:
     def __init__(self, root: Path, *, max_bytes: int, max_file_bytes: int) -> None:
         self._max_file_bytes = max_file_bytes
         self._shelf = Shelf(root)
-        self._room = Room(root, max_bytes=max_bytes, setting=SETTING, is_entry=is_entry)
+        self._room = Room(
+            root,
+            max_bytes=max_bytes,
+            setting=SETTING,
+            root_setting="adapters.uploads",
+            is_entry=is_entry,
+        )
         self._workers = Workers(NUM_THREADS)
         self._receiving: set[str] = set()  # names of parts
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by key
@@ -207,7 +213,13 @@ class Uploads:
             self._room.unreserve(file.part_name)
             is_unused = self._room.release(file.key)
             if is_unused and upload.has_come and not is_wanted:
-                await self._workers.submit(partial(self._room.remove, file.key))
+                async with turn:
+                    await self._workers.submit(partial(self._forget, file))
+
+    def _forget(self, file: AnnouncedFile) -> None:
+        """Remove a file that its owner has sent in vain, unless others have sent it, too."""
+        if self._shelf.forget_sender(file):
+            self._room.remove(file.key)
 
     @asynccontextmanager
     async def held(self, source: str, digest: str | None) -> AsyncIterator[Located]:

@@ -10,7 +10,6 @@ from lokr_serve.types import Permission
 
 ADAPTER_SERVICE = "lokr_serve.v1.AdapterService"
 READING_METHODS = frozenset(("GetAdapter", "ListAdapters"))
-_STANDARD_PREFIX = "grpc."  # health, and reflection where it is on: for every caller
 
 _NOTHING: frozenset[Permission] = frozenset()
 _ANY = frozenset(Permission)
@@ -25,7 +24,7 @@ def is_change(call: Call) -> bool:
 
 def wanted_permissions(call: Call) -> frozenset[Permission]:
     """Return the permissions of which a caller needs one; a service that is new needs INFER."""
-    if call.service == UNKNOWN or call.service.startswith(_STANDARD_PREFIX):
+    if call.service == UNKNOWN or call.is_standard:
         return _NOTHING
     if call.service == ADAPTER_SERVICE:
         return _ADMIN if is_change(call) else _ANY

@@ -38,6 +38,11 @@ class Call:
     request_id: str
     context: Context
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is one for health or reflection, which come all the time and from anyone."""
+        return self.service.startswith("grpc.")
+
 
 Scope = Callable[[Call], AbstractAsyncContextManager[None]]
 

@@ -35,7 +35,7 @@ def tracing_scope(tracer: "CallTracer") -> Scope:
 
     @asynccontextmanager
     async def scope(call: Call) -> AsyncIterator[None]:
-        if _is_standard(call):
+        if call.is_standard:
             yield
             return
         record = call_record()
@@ -58,7 +58,7 @@ def access_scope(wanted: AccessLog) -> Scope:
 
     @asynccontextmanager
     async def scope(call: Call) -> AsyncIterator[None]:
-        if wanted == "off" or _is_standard(call):
+        if wanted == "off" or call.is_standard:
             yield
             return
         began_at, reason = time.monotonic(), ""
@@ -75,11 +75,6 @@ def access_scope(wanted: AccessLog) -> Scope:
                 raise
 
     return scope
-
-
-def _is_standard(call: Call) -> bool:
-    """Whether a call is one for health or reflection, which come all the time."""
-    return call.service.startswith("grpc.")
 
 
 def _write(call: Call, code: grpc.StatusCode, reason: str, seconds: float) -> None:

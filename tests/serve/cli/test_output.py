@@ -70,3 +70,21 @@ def test_a_bar_of_bytes_is_for_terminals_alone(
 
     assert silent == ""
     assert "sending a" in shown
+
+
+def test_names_are_shown_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths may have what rich takes for markup, for an emoji, or for a field of a format."""
+    name = "a/[/v2]/[red]x{b}:smile:"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress(name) as stop:
+        stop()
+    with byte_progress(name) as sent:
+        sent(1, 2)
+    print_table(["id"], [[name]])
+    shown = capsys.readouterr()
+
+    assert shown.err.count(name) >= 2
+    assert name in shown.out

@@ -1,6 +1,7 @@
 """How both clients send files, to a server that breaks off as it is told."""
 
 import hashlib
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -190,7 +191,7 @@ async def test_a_call_that_ends_under_the_first_frame_is_made_again(
             adapter_id="a",
             options=UploadOptions(),
             progress=lambda done, total: None,
-            metadata=(),
+            metadata=tuple,
             until=time.monotonic() + 20,
         )
         reply = await send_async(begin, sending)
@@ -295,3 +296,53 @@ async def test_a_file_that_is_not_there_is_named(address: str, tmp_path: Path, s
     """Before anything is asked of the server."""
     with pytest.raises(AdapterFileError, match=r"missing\.safetensors"):
         await send(address, tmp_path / "missing.safetensors")
+
+
+@both
+async def test_a_file_that_goes_on_the_way_is_named(
+    store: ToldStore, address: str, file: Path, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is not the server's, and another attempt would not help."""
+    chunks = UploadFile.chunks
+
+    def removed(
+        sent: UploadFile, offset: int | None, progress: uploads.Progress
+    ) -> Iterator[UploadAdapterRequest]:
+        file.unlink()
+        return chunks(sent, offset, progress)
+
+    monkeypatch.setattr(UploadFile, "chunks", removed)
+    with pytest.raises(AdapterFileError, match=r"a\.safetensors: cannot be read"):
+        await send(address, file)
+
+    assert (store.num_calls, store.held) == (1, b"")
+
+
+@both
+async def test_a_configuration_that_is_no_text_is_named(
+    address: str, tmp_path: Path, send: Send
+) -> None:
+    """It goes as text, beside the tensors."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(CONTENT)
+    (tmp_path / "adapter_config.json").write_bytes(b'"\xff"')
+
+    with pytest.raises(AdapterFileError, match=r"adapter_config\.json: not UTF-8"):
+        await send(address, tmp_path)
+
+
+@both
+async def test_a_server_that_is_not_there_is_told_apart(file: Path, send: Send) -> None:
+    """Whoever reads it must know where to look."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        with pytest.raises(UnavailableError, match="onnect"):
+            await send(f"127.0.0.1:{bound.getsockname()[1]}", file)
+
+
+async def test_a_deadline_that_passes_before_there_is_a_connection_is_one(file: Path) -> None:
+    """The asyncio client hears of it at its first frame."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with AsyncClient(address, timeout_seconds=0.3) as client:
+            with pytest.raises(DeadlineExceededError):
+                await client.upload_adapter("a", file)

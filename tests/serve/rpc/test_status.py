@@ -103,6 +103,16 @@ def test_errors_of_a_field_name_its_path(error: LokrError, field: str) -> None:
     assert violation.field == field
 
 
+def test_the_path_of_a_field_is_bounded() -> None:
+    """It may have a pattern of the caller's, and a client takes no trailers of any size."""
+    error = InvalidRequestError(f"adapters[0].module_weights['{'x' * 20_000}']", "is not finite")
+    status = error_status(error)
+    (violation,) = read_detail(status.trailers, BadRequest).field_violations
+
+    assert violation.field.startswith("adapters[0].module_weights['x")
+    assert sum(len(key) + len(value) for key, value in status.trailers) < 8192
+
+
 @pytest.mark.parametrize(
     ("error", "subject"),
     [

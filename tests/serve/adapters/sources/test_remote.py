@@ -229,6 +229,26 @@ async def test_a_start_clears_up_what_a_crash_left(
     assert copies(tmp_path) == ["notes.txt"]
 
 
+async def test_a_source_that_failed_is_left_alone_however_it_is_spelt(
+    make_remote: MakeRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two spellings are one source, which must not be asked twice as often."""
+    num_asked = 0
+
+    def fail(store: object, path: str) -> None:
+        nonlocal num_asked
+        num_asked += 1
+        raise ConnectionError
+
+    monkeypatch.setattr(MemoryFileSystem, "info", fail)
+    remote = make_remote(retry_seconds=600.0, max_retry_seconds=600.0)
+    for spelt in (f"{ROOT}/a.safetensors", f"{ROOT}/a.safetensors/"):
+        with pytest.raises(SourceUnavailableError):
+            await read(remote, spelt)
+
+    assert num_asked == 1
+
+
 async def test_closing_ends_what_is_being_fetched(
     make_remote: MakeRemote, memory: fsspec.AbstractFileSystem
 ) -> None:

@@ -22,7 +22,13 @@ class Usage(NamedTuple):
 
 def make_room(root: Path, max_bytes: int = 100) -> Room:
     """Return a room whose entries start with ``e``."""
-    room = Room(root, max_bytes=max_bytes, setting="a.setting", is_entry=lambda n: n[0] == "e")
+    room = Room(
+        root,
+        max_bytes=max_bytes,
+        setting="a.setting",
+        root_setting="a.folder",
+        is_entry=lambda name: name[0] == "e",
+    )
     room.open()
     return room
 
@@ -47,7 +53,7 @@ def test_a_folder_belongs_to_one_server_at_a_time(tmp_path: Path) -> None:
     """Two would remove each other's files, and each count only its own."""
     first = make_room(tmp_path)
 
-    with pytest.raises(SettingsError, match="another server uses this folder"):
+    with pytest.raises(SettingsError, match=r"^a\.folder: .*: another server uses this folder"):
         make_room(tmp_path)
     first.close()
     make_room(tmp_path).close()
@@ -155,7 +161,7 @@ def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     """The message names the setting and the folder."""
     (tmp_path / "file").write_text("x")
 
-    with pytest.raises(SettingsError, match=r"a\.setting: .*file"):
+    with pytest.raises(SettingsError, match=r"a\.folder: .*file"):
         make_room(tmp_path / "file")
 
 

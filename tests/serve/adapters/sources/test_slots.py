@@ -74,6 +74,38 @@ async def test_a_thread_that_does_not_start_takes_no_slot(monkeypatch: pytest.Mo
     assert await slots.run(lambda: 2, undo=print) == 2
 
 
+async def test_what_threads_use_is_given_back_after_the_last_of_them() -> None:
+    """A folder that is left to another server must have nobody who still writes to it."""
+    slots, started, go_on = Slots(2), threading.Semaphore(0), threading.Event()
+    given_back = asyncio.Event()
+
+    def work() -> None:
+        started.release()
+        go_on.wait()
+
+    tasks = [asyncio.create_task(slots.run(work, undo=id)) for _ in range(2)]
+    for _ in tasks:
+        await asyncio.to_thread(started.acquire)
+        tasks[0].cancel()
+    slots.close(given_back.set)
+
+    assert not given_back.is_set()
+    go_on.set()
+    async with asyncio.timeout(10):
+        await given_back.wait()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_nothing_is_waited_for_where_no_thread_runs() -> None:
+    """The usual case, also after threads that could not be started."""
+    slots, given_back = Slots(1), asyncio.Event()
+    await slots.run(lambda: None, undo=id)
+    await asyncio.sleep(0)  # the slot is given back after the outcome
+    slots.close(given_back.set)
+
+    assert given_back.is_set()
+
+
 def test_a_thread_may_outlast_the_event_loop() -> None:
     """A driver that never comes back must not keep the server from ending."""
     go_on, ended = threading.Event(), threading.Event()

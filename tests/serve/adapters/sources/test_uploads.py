@@ -184,6 +184,29 @@ async def test_bytes_that_only_claim_to_be_anothers_file_harm_it_not(
     await anew.close()
 
 
+async def test_what_one_sends_in_vain_stays_another_s(roomy: Uploads, tmp_path: Path) -> None:
+    """A load that fails is no reason to ask another client for its file again."""
+    await send(roomy, CONTENT, "a")
+    await roomy.close()
+    anew = Uploads(tmp_path, max_bytes=3 * len(CONTENT), max_file_bytes=len(CONTENT))
+    anew.open()
+
+    await claim(anew, CONTENT)  # by b, who registers nothing
+
+    assert await send(anew, CONTENT, "b") == 0
+    assert await send(anew, CONTENT, "a") == len(CONTENT)
+    await anew.close()
+
+
+async def test_what_the_only_sender_sends_in_vain_is_removed(
+    roomy: Uploads, tmp_path: Path
+) -> None:
+    """It takes room that others want."""
+    await claim(roomy, CONTENT)
+
+    assert stored(tmp_path) == []
+
+
 async def test_a_file_comes_from_two_clients_at_the_same_time(
     roomy: Uploads, tmp_path: Path
 ) -> None:
