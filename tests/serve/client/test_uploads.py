@@ -1,6 +1,7 @@
 """How both clients send files, to a server that breaks off as it is told."""
 
 import hashlib
+import itertools
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -346,3 +347,14 @@ async def test_a_deadline_that_passes_before_there_is_a_connection_is_one(file: 
         async with AsyncClient(address, timeout_seconds=0.3) as client:
             with pytest.raises(DeadlineExceededError):
                 await client.upload_adapter("a", file)
+
+
+def test_hooks_are_asked_at_every_attempt(store: ToldStore, address: str, file: Path) -> None:
+    """Tokens that they bring may have ended meanwhile."""
+    tokens = (("x-token", str(number)) for number in itertools.count())
+    store.turns = [Turn(error=UploadBusyError(DIGEST))]
+    with Client(address, hooks=[lambda metadata: (next(tokens),)]) as client:
+        client.upload_adapter("a", file)
+
+    assert [metadata["x-token"] for metadata in store.metadata] == ["0", "1"]
+    assert len({metadata["x-request-id"] for metadata in store.metadata}) == 1
