@@ -65,7 +65,10 @@ class CertificateFiles:
 
 
 def _check_certificates(subject: str, content: bytes) -> None:
+    # Python takes ASCII alone, while files may have comments in any encoding. Other bytes are
+    # replaced, not left out: where they matter, as before BEGIN, gRPC refuses the file.
+    text = content.decode("ascii", "replace").replace("\N{REPLACEMENT CHARACTER}", "?")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode())
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(f"{subject} holds no certificates in PEM: {error}") from error

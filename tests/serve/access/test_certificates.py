@@ -1,5 +1,6 @@
 """Checking certificates before they are used."""
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ CA = trustme.CA()
 AUTHORITY = CA.cert_pem.bytes()
 PAIR = issue(CA, HOST)
 OTHER = issue(CA, HOST)
+BOM = codecs.BOM_UTF8  # with which gRPC finds no certificate
+SPOILT = AUTHORITY[:100] + b"\xff" + AUTHORITY[100:]
 
 
 def locked(private_key: bytes) -> bytes:
@@ -40,6 +43,17 @@ def test_a_good_pair_is_taken_as_it_is() -> None:
     assert PAIR.private_key.decode() not in repr(certificates)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_comments_may_be_in_any_encoding(encoding: str) -> None:
+    """Authorities name who a certificate is of, and in which city, above it; OpenSSL skips that."""
+    comment = "# Zürich\n".encode(encoding)
+    chain, client_ca = comment + PAIR.chain + comment, comment + AUTHORITY + comment
+
+    certificates = FILES.parse((chain, PAIR.private_key, client_ca))
+
+    assert (certificates.chain, certificates.client_ca) == (chain, client_ca)
+
+
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
@@ -51,6 +65,9 @@ def test_a_good_pair_is_taken_as_it_is() -> None:
         ((PAIR.chain, PAIR.private_key[:-60], AUTHORITY), "security.private_key: /tls/tls.key"),
         ((PAIR.chain, locked(PAIR.private_key), AUTHORITY), "without a password"),
         ((PAIR.chain, PAIR.private_key, b"none"), "security.client_ca: /tls/ca.crt"),
+        ((PAIR.chain, PAIR.private_key, BOM + AUTHORITY), "security.client_ca: /tls/ca.crt"),
+        ((BOM + PAIR.chain, PAIR.private_key, AUTHORITY), "security.certificate: /tls/tls.crt"),
+        ((PAIR.chain, PAIR.private_key, SPOILT), "security.client_ca: /tls/ca.crt"),
     ],
 )
 def test_what_openssl_would_not_take_is_refused_by_file(
