@@ -1,8 +1,9 @@
 """Generation: one request on its way through the engine, and the events that come back."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from lokr_core import AdapterMix, Apply
 from lokr_serve import mailbox
@@ -39,22 +40,30 @@ class Mailbox(mailbox.Mailbox[GenerationEvent]):
 
 
 def coalesce(events: Iterable[GenerationEvent]) -> list[GenerationEvent]:
-    """Join the chunks of each sequence that come before its end, keeping the order of firsts."""
-    joined: list[GenerationEvent] = []
-    places: dict[int, int] = {}
+    """Join the chunks of each sequence that come before its end, keeping the order of firsts.
+
+    It takes time by the number of events, as it runs on the event loop.
+    """
+    order: list[list[Chunk] | Finished] = []
+    runs: dict[int, list[Chunk]] = {}
     for event in events:
-        place = places.get(event.index)
-        if isinstance(event, Finished) or place is None:
-            if isinstance(event, Chunk):
-                places[event.index] = len(joined)
-            joined.append(event)
-            continue
-        first = joined[place]
-        assert isinstance(first, Chunk)
-        joined[place] = Chunk(
-            index=first.index,
-            text=first.text + event.text,
-            token_ids=first.token_ids + event.token_ids,
-            logprobs=first.logprobs + event.logprobs,
-        )
-    return joined
+        if isinstance(event, Finished):
+            order.append(event)
+        elif event.index in runs:
+            runs[event.index].append(event)
+        else:
+            runs[event.index] = [event]
+            order.append(runs[event.index])
+    return [part if isinstance(part, Finished) else _joined(part) for part in order]
+
+
+def _joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Return consecutive chunks of one sequence as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return Chunk(
+        index=chunks[0].index,
+        text="".join(chunk.text for chunk in chunks),
+        token_ids=tuple(chain.from_iterable(chunk.token_ids for chunk in chunks)),
+        logprobs=tuple(chain.from_iterable(chunk.logprobs for chunk in chunks)),
+    )

@@ -1,6 +1,7 @@
 """A mailbox brings the engine's events to one reader, whole and in order, however slow it is."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_sequences_are_joined_apart_and_each_ends_after_its_chunks() -> None:
     first = joined[0]
     assert isinstance(first, Chunk)
     assert first.text == "ab"
+
+
+def test_joining_takes_time_by_the_number_of_chunks() -> None:
+    """A reader that comes back after minutes must not hold up every other stream."""
+
+    def seconds(num_chunks: int) -> float:
+        chunks = [chunk(0, " word", token_id) for token_id in range(num_chunks)]
+        began = time.thread_time()
+        coalesce(chunks)
+        return time.thread_time() - began
+
+    few, many = (min(seconds(number) for _ in range(3)) for number in (5_000, 40_000))
+
+    assert many < 24 * few  # of 8 times as many; were each added to those before, of 64
 
 
 async def test_an_error_comes_after_the_events_that_were_there() -> None:
