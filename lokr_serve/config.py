@@ -122,8 +122,8 @@ class AdapterSettings(_Section):
     bank_bytes: Bytes = 1024 * MIB  # active adapters' factors side by side
     max_parts: Positive = 8
     max_loads: Positive = 4  # loads at the same time
-    load_share: Share = 0.25  # of the time while requests are served
-    allow_lossy_merge: bool = False
+    load_share: Share = 0.25  # of the time while requests are served, for short loads
+    allow_lossy_merge: bool = False  # for requests for merged; auto stays unmerged
     max_rounding_loss: Annotated[float, Field(ge=0)] = 0.1
     retry_seconds: Seconds = 1.0  # first wait after a failed load; doubles
     max_retry_seconds: Seconds = 300.0

@@ -26,7 +26,8 @@ class LoadTurns:
         """Bind what tells whether requests are served; it is asked from the loads' threads.
 
         Args:
-            share: The part of the time that loads may take meanwhile, above 0 and at most 1.
+            share: The part of the time that loads which take turns may take meanwhile, above 0
+                and at most 1; long ones take more, as no pause exceeds MAX_PAUSE_SECONDS.
             is_serving: Whether requests are served now.
         """
         self._pauses = 1 / share - 1  # for each second of loading
@@ -36,7 +37,7 @@ class LoadTurns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Run the block when it is its turn; a slow load is not waited for."""
+        """Run the block when it is its turn; who waited long enough runs beside the others."""
         if not self._lock.acquire(timeout=MAX_TURN_SECONDS):
             yield
             return

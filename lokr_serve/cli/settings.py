@@ -61,7 +61,7 @@ class SettingsFlags:
     host_bytes: Annotated[int | None, Option(help="For adapters on the host.")] = None
     merge_cache_bytes: Annotated[int | None, Option(help="For merged weights.")] = None
     allow_lossy_merge: Annotated[
-        bool | None, Option(help="Merge also where rounding loses much of the delta.")
+        bool | None, Option(help="Merge on request also where rounding loses much of the delta.")
     ] = None
     listen: Annotated[
         str | None, Option(metavar="HOST:PORT", help="For inference; port 0 picks a free one.")
