@@ -8,13 +8,15 @@ from torch import Tensor
 
 from lokr_core.errors import AdapterConfigError, AdapterError, AdapterTensorError
 from lokr_core.formats.binding import FileModule
-from lokr_core.formats.diffusers import config_for
+from lokr_core.formats.diffusers import config_for, metadata_configs
+from lokr_core.formats.file import TensorFile
 from lokr_core.formats.forms import MAGNITUDES, read_form
 from lokr_core.formats.full import read_bias, read_residual, read_vector
 from lokr_core.formats.gain import PEFT_LEAF, GainContext, read_gain
+from lokr_core.formats.names import is_peft_style
 from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.parts import DeltaForm, FormContext
-from lokr_core.formats.peft import LEAVES, PeftConfig
+from lokr_core.formats.peft import LEAVES, PeftConfig, parse_config
 from lokr_core.formats.place import Change
 from lokr_core.formats.replaced import (
     REPLACED_LEAVES,
@@ -60,6 +62,31 @@ class ModuleReader:
     is_peft: bool
     overrides: ScaleOverrides
     component_configs: Mapping[str, PeftConfig] = field(default_factory=dict)  # without config
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, file: TensorFile, config: bytes | None, overrides: ScaleOverrides
+    ) -> "ModuleReader":
+        """Return the reader of a file's modules.
+
+        Args:
+            spec: The modules of the base.
+            file: The tensor file.
+            config: PEFT's configuration beside it.
+            overrides: What the caller says in place of both.
+
+        Raises:
+            AdapterConfigError: The configuration is malformed, or asks for what is not served.
+        """
+        parsed = None if config is None else parse_config(config)
+        return cls(
+            spec=spec,
+            config=parsed,
+            notes=TrainerNotes.of(file.metadata),
+            is_peft=parsed is not None or is_peft_style(file.tensors),
+            overrides=overrides,
+            component_configs=metadata_configs(file.metadata),
+        )
 
     def read(self, module: FileModule) -> ReadModule:
         """Read one module.

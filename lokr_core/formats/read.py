@@ -13,14 +13,11 @@ import torch
 from lokr_core.adapter import Adapter, AdapterInfo
 from lokr_core.errors import AdapterError, AdapterFileError, UnmatchedKeysError
 from lokr_core.formats.binding import Binding, bind
-from lokr_core.formats.diffusers import metadata_configs
-from lokr_core.formats.file import FileContent, TensorFile, parse_file
+from lokr_core.formats.file import FileContent, parse_file
 from lokr_core.formats.info import describe
 from lokr_core.formats.locate import default_id
 from lokr_core.formats.modules import ModuleReader
-from lokr_core.formats.names import ModuleNames, is_peft_style
-from lokr_core.formats.notes import TrainerNotes
-from lokr_core.formats.peft import parse_config
+from lokr_core.formats.names import ModuleNames
 from lokr_core.formats.place import place
 from lokr_core.formats.recipe import Recipe, recipe_of
 from lokr_core.formats.scale import ScaleOverrides
@@ -110,7 +107,7 @@ class AdapterReader:
 
     def _read_step_by_step(self, kind: _Kind, file: FileContent) -> _Content:
         tensor_file = parse_file(file)
-        reader = self._module_reader(kind, tensor_file)
+        reader = ModuleReader.of(self._spec, tensor_file, kind.config, kind.options.overrides)
         binding = bind(tensor_file.tensors, self._names)
         modules = [reader.read(module) for module in binding.modules]
         _check_complete(binding, file.path, partial=kind.options.partial)
@@ -126,17 +123,6 @@ class AdapterReader:
         if recipe is not None:
             self._keep(kind, recipe)
         return _Content(packed=packed, info=info)
-
-    def _module_reader(self, kind: _Kind, tensor_file: TensorFile) -> ModuleReader:
-        config = None if kind.config is None else parse_config(kind.config)
-        return ModuleReader(
-            spec=self._spec,
-            config=config,
-            notes=TrainerNotes.of(tensor_file.metadata),
-            is_peft=config is not None or is_peft_style(tensor_file.tensors),
-            overrides=kind.options.overrides,
-            component_configs=metadata_configs(tensor_file.metadata),
-        )
 
     def _is_known(self, header: bytes, num_bytes: int) -> bool:
         with self._lock:

@@ -16,6 +16,7 @@ from lokr_core.formats.file import TensorFile, parse_file
 from lokr_core.formats.inspect.file_base import file_base
 from lokr_core.formats.layouts import Layout
 from lokr_core.formats.locate import CONFIG_NAME, SUFFIX, TENSORS_NAME
+from lokr_core.formats.modules import ModuleReader
 from lokr_core.formats.names import ModuleNames
 from lokr_core.formats.read import AdapterReader, ReadOptions
 from lokr_core.formats.source import open_source
@@ -96,7 +97,9 @@ def _open(source: Path, spec: ModelSpec | None, options: ReadOptions) -> _Opened
         spec = file_base(content.tensors)
         _check_paths(spec)
     adapter = AdapterReader(spec).read(source, "source", options)
-    modules = source_modules(adapter, bind(content.tensors, ModuleNames(spec)).modules)
+    reader = ModuleReader.of(spec, content, opened.config, options.overrides)
+    bound = bind(content.tensors, ModuleNames(spec)).modules
+    modules = source_modules(bound, reader, adapter.layout.modules.keys())
     return _Opened(adapter=adapter, content=content, modules=modules)
 
 

@@ -1,18 +1,17 @@
 """SourceModule: the tensors of a file for one base module, and the scale that belongs to them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from lokr_core.adapter import Adapter
 from lokr_core.formats.binding import FileModule, Target
 from lokr_core.formats.convert.rows import placed
 from lokr_core.formats.convert.scale import Leaves
+from lokr_core.formats.modules import ModuleReader
 from lokr_core.spec import ModuleSpec
-from lokr_core.weights import DenseWeights, ModuleWeights
 
 # Told by the scale, or the base's own.
 _LEFT_OUT = ("alpha", "scale", "original_weight", "original_bias")
@@ -42,43 +41,45 @@ class SourceModule:
         return any(leaf in self.leaves for leaf in leaves)
 
 
-def source_modules(adapter: Adapter, modules: Sequence[FileModule]) -> list[SourceModule]:
+def source_modules(
+    modules: Sequence[FileModule], reader: ModuleReader, changed: Collection[str]
+) -> list[SourceModule]:
     """Return what a file holds for each base module that it changes, sorted by path.
 
     What equals the base's own is not among that; the adapter's warnings tell of it.
 
     Args:
-        adapter: The adapter as it was read.
-        modules: The modules of its file.
+        modules: The modules of the file.
+        reader: What they have in common.
+        changed: The paths of the base modules that the file changes.
 
     Raises:
         ConversionError: A module of the file has no tensors of its own for a base module.
     """
-    weights = adapter.modules()
     found: dict[str, SourceModule] = {}
     for module in modules:
+        scale = reader.read(module).scale  # the adapter has none of a delta that it has added up
         targets = sorted(module.targets, key=lambda target: target.spec.path)
         for path, group in groupby(targets, key=lambda target: target.spec.path):
-            if path in weights:
-                found[path] = _source(adapter, module, list(group), weights[path])
+            if path in changed:
+                found[path] = SourceModule(
+                    spec=reader.spec.modules[path],
+                    leaves=_leaves(module, list(group)),
+                    scale=1.0 if scale is None else scale.value,
+                    is_peft=reader.is_peft,
+                )
     return [found[path] for path in sorted(found)]
 
 
-def _source(
-    adapter: Adapter, module: FileModule, targets: Sequence[Target], weights: ModuleWeights
-) -> SourceModule:
+def _leaves(module: FileModule, targets: Sequence[Target]) -> Leaves:
+    """Return what a file's module holds for one base module."""
     spec = targets[0].spec
     leaves = {
         leaf: _in_shape(leaf, entry.value, spec)
         for leaf, entry in module.by_leaf.items()
         if leaf not in _LEFT_OUT
     }
-    return SourceModule(
-        spec=spec,
-        leaves=placed(leaves, targets),
-        scale=_scale(weights),
-        is_peft=adapter.info.format == "peft",
-    )
+    return placed(leaves, targets)
 
 
 def _in_shape(leaf: str, tensor: Tensor, spec: ModuleSpec) -> Tensor:
@@ -88,14 +89,6 @@ def _in_shape(leaf: str, tensor: Tensor, spec: ModuleSpec) -> Tensor:
     if leaf in ("lokr_t2", "hada_t1", "hada_t2") and spec.kernel:
         return tensor.reshape(*tensor.shape[:2], *spec.kernel)  # PEFT's has one dimension more
     return tensor
-
-
-def _scale(weights: ModuleWeights) -> float:
-    """Return the scale of the factors; whatever else there is has none."""
-    for term in weights.terms:
-        if not isinstance(term.delta, DenseWeights):
-            return term.delta.scale
-    return next((term.delta.scale for term in weights.terms), 1.0)
 
 
 def is_both_full(leaves: Leaves) -> bool:
