@@ -13,19 +13,23 @@ from lokr_serve.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "LOKR_SERVE__"
 MIB = 1024 * 1024
+MAX_CORE_INT = 2**31 - 1  # what gRPC's core holds its limits in
 
 Positive = Annotated[int, Field(gt=0)]
+CoreLimit = Annotated[int, Field(gt=0, le=MAX_CORE_INT)]
 Bytes = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+CoreSeconds = Annotated[float, Field(ge=0.001, le=MAX_CORE_INT / 1000)]  # held in milliseconds
 Share = Annotated[float, Field(gt=0, le=1)]
 AccessLog = Literal["off", "failures", "all"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
-    """A part of the tree: frozen, and an unknown key is an error."""
+    """A part of the tree: frozen; an unknown key is an error, as is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(_Section):
@@ -43,15 +47,15 @@ class ServerSettings(_Section):
     listen: str = "127.0.0.1:50051"
     admin_listen: str = "127.0.0.1:50052"
     metrics_listen: str = "127.0.0.1:9090"
-    max_receive_bytes: Positive = 16 * MIB
-    max_send_bytes: Positive = 32 * MIB
+    max_receive_bytes: CoreLimit = 16 * MIB
+    max_send_bytes: CoreLimit = 32 * MIB
     reflection: bool | None = None  # on, unless callers need credentials
     early_listen: bool = True  # for inference while the model loads, to say that it does
     lame_duck_seconds: Seconds = 0.0  # after SIGTERM: not ready any more, but still serving
     drain_seconds: Seconds = 30.0
-    max_connection_seconds: Annotated[float, Field(gt=0)] | None = None  # then clients reconnect
-    max_connections: Positive = 1024  # of one listener
-    max_streams: Positive = 2048  # calls at the same time on one connection
+    max_connection_seconds: CoreSeconds | None = None  # then clients reconnect
+    max_connections: CoreLimit = 1024  # of one listener
+    max_streams: CoreLimit = 2048  # calls at the same time on one connection
     max_adapter_series: Positive = 100
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: AccessLog = "failures"  # which calls have a line in the log at their end
@@ -72,7 +76,7 @@ class SecuritySettings(_Section):
     certificate: Path | None = None  # PEM chain of both gRPC listeners
     private_key: Path | None = None
     client_ca: Path | None = None  # PEM; callers must then have a certificate of it
-    reload_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two looks at these files
+    reload_seconds: PositiveSeconds = 5.0  # between two looks at these files
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -105,14 +109,14 @@ class AdapterSettings(_Section):
 
     directory: Path | None = None
     manifest: Path | None = None  # YAML file of the adapters that this replica must hold
-    manifest_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two looks at it
+    manifest_seconds: PositiveSeconds = 5.0  # between two looks at it
     uploads: Path | None = None  # folder that uploads are kept in; none are taken without it
     upload_bytes: Positive = 8192 * MIB  # of all uploaded files, parts of some included
     hub: Path | None = None  # folder of Hugging Face's hub cache layout, for hf:// sources
     remote: tuple[str, ...] = ()  # URIs that sources may start with, such as s3://bucket/adapters/
     fetched: Path | None = None  # folder for files from there
     fetched_bytes: Positive = 8192 * MIB
-    fetch_seconds: Annotated[float, Field(gt=0)] = 60.0  # for one adapter to come from there
+    fetch_seconds: PositiveSeconds = 60.0  # for one adapter to come from there
     max_fetches: Positive = 4  # at the same time
     max_file_bytes: Positive = 4096 * MIB  # of one adapter, told before it is read
     idle_seconds: Seconds = 0.0  # after its last use an adapter leaves memory; 0 is never

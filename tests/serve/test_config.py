@@ -1,11 +1,54 @@
-"""Settings that cannot be right together."""
+"""Settings that cannot be right, by themselves or together."""
 
 from pathlib import Path
 
 import pytest
 
-from lokr_serve.config import load_settings
+from lokr_serve.config import ModelSettings, Settings, load_settings
 from lokr_serve.errors import SettingsError
+
+DEFAULTS = Settings(model=ModelSettings(path=Path("m"))).model_dump()
+
+
+def refusal(section: str, key: str, value: object) -> str:
+    """Return what is said of a value."""
+    tree = {"model": {"path": "m"}}
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**tree, section: {**tree.get(section, {}), key: value}}, environment={})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (section, key)
+        for section, values in DEFAULTS.items()
+        for key, default in values.items()
+        if isinstance(default, float) or key in ("max_connection_seconds", "client_rate")
+    ],
+)
+def test_a_number_without_end_is_refused(section: str, key: str, value: object) -> None:
+    """A wait without end, or of a time that compares with none, would show much later."""
+    assert refusal(section, key, value) == f"{section}.{key}: Input should be a finite number"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("max_receive_bytes", 2**31, "less than or equal to 2147483647"),
+        ("max_send_bytes", 2**31, "less than or equal to 2147483647"),
+        ("max_connections", 2**31, "less than or equal to 2147483647"),
+        ("max_streams", 2**31, "less than or equal to 2147483647"),
+        ("max_connection_seconds", 2147484, "less than or equal to 2147483.647"),
+        ("max_connection_seconds", 0.0004, "greater than or equal to 0.001"),
+    ],
+)
+def test_what_grpc_cannot_hold_is_refused_at_its_setting(
+    key: str, value: float, words: str
+) -> None:
+    """Its core takes 32 bits: more ends the start unnamed, and an age of 0 ms lets nobody in."""
+    assert refusal("server", key, value) == f"server.{key}: Input should be {words}"
 
 
 @pytest.mark.parametrize(
