@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from lokr_core.adapter import AdapterInfo, ScaleSource
+from lokr_core.errors import listed
 from lokr_core.formats.binding import Binding
 from lokr_core.formats.modules import ModuleReader, ReadModule
 from lokr_core.formats.peft import PeftConfig
@@ -52,7 +53,7 @@ def describe(
 
 def _unmatched(binding: Binding) -> Iterator[str]:
     if binding.unmatched:
-        keys = ", ".join(repr(key) for key in binding.unmatched)
+        keys = listed(binding.unmatched)  # a few: each reply about the adapter has the warnings
         yield f"{len(binding.unmatched)} tensors match no module and were left out: {keys}"
 
 

@@ -184,7 +184,8 @@ def read_adapter(  # noqa: PLR0913  fixed by the interface: each is a word that 
         spec: The base's modules, such as ``attach(model).spec``.
         adapter_id: The adapter's id; by default the folder's name, or the file's without its
             suffix.
-        partial: Whether keys that match no module are left out, and listed in the warnings.
+        partial: Whether keys that match no module are left out; a warning counts them, and names
+            the first few.
         scale_override: The scale of every module, whatever the file says.
         alpha: Replaces, or supplies, the file's alpha.
         rank: Replaces, or supplies, the rank that alpha is divided by.

@@ -97,6 +97,18 @@ def test_partial_leaves_unmatched_keys_out_and_lists_them(tmp_path: Path) -> Non
     )
 
 
+def test_warning_of_unmatched_keys_is_short_however_many_there_are(tmp_path: Path) -> None:
+    """It is part of every reply about the adapter, and a file may have 50,000 keys."""
+    tensors = low_rank(FLAT_Q)
+    tensors |= {f"{'字' * 240}{index:04}.lokr_w1": torch.ones(1) for index in range(2000)}
+
+    (warning,) = read_adapter(write(tmp_path, tensors), base_spec(), partial=True).warnings
+
+    assert warning.startswith("2000 tensors match no module and were left out: '字")
+    assert warning.endswith("0002.lokr_w1' and 1997 more")
+    assert len(warning.encode()) < 2000
+
+
 def test_partial_does_not_admit_a_file_without_any_match(tmp_path: Path) -> None:
     """Zero modules loaded and no error is what users report of other programs."""
     path = write(tmp_path, low_rank("lycoris_other"))
