@@ -7,7 +7,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lokr_serve.errors import SettingsError
 
@@ -15,6 +23,15 @@ ENVIRONMENT_PREFIX = "LOKR_SERVE__"
 MIB = 1024 * 1024
 MAX_CORE_INT = 2**31 - 1  # what gRPC's core holds its limits in
 
+
+def _require_some(path: object) -> object:
+    """Refuse an empty path, which would mean the folder that the server is started in."""
+    if path == "":
+        raise ValueError("is empty; give a path, or leave the setting out")
+    return path
+
+
+NamedPath = Annotated[Path, BeforeValidator(_require_some)]
 Positive = Annotated[int, Field(gt=0)]
 CoreLimit = Annotated[int, Field(gt=0, le=MAX_CORE_INT)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -35,7 +52,7 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """The base model."""
 
-    path: Path
+    path: NamedPath
     device: str = "auto"
     dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
     num_threads: int | None = Field(default=None, gt=0)  # intra-op threads of the engine
@@ -72,10 +89,10 @@ class ServerSettings(_Section):
 class SecuritySettings(_Section):
     """Who may call; with none of it set, everyone may."""
 
-    clients: Path | None = None  # TOML file of clients: tokens, scopes, adapters, limits
-    certificate: Path | None = None  # PEM chain of both gRPC listeners
-    private_key: Path | None = None
-    client_ca: Path | None = None  # PEM; callers must then have a certificate of it
+    clients: NamedPath | None = None  # TOML file of clients: tokens, scopes, adapters, limits
+    certificate: NamedPath | None = None  # PEM chain of both gRPC listeners
+    private_key: NamedPath | None = None
+    client_ca: NamedPath | None = None  # PEM; callers must then have a certificate of it
     reload_seconds: PositiveSeconds = 5.0  # between two looks at these files
 
     @model_validator(mode="after")
@@ -107,14 +124,14 @@ class LimitSettings(_Section):
 class AdapterSettings(_Section):
     """Where adapters come from and how many bytes they may take."""
 
-    directory: Path | None = None
-    manifest: Path | None = None  # YAML file of the adapters that this replica must hold
+    directory: NamedPath | None = None
+    manifest: NamedPath | None = None  # YAML file of the adapters that this replica must hold
     manifest_seconds: PositiveSeconds = 5.0  # between two looks at it
-    uploads: Path | None = None  # folder that uploads are kept in; none are taken without it
+    uploads: NamedPath | None = None  # folder that uploads are kept in; none are taken without it
     upload_bytes: Positive = 8192 * MIB  # of all uploaded files, parts of some included
-    hub: Path | None = None  # folder of Hugging Face's hub cache layout, for hf:// sources
+    hub: NamedPath | None = None  # folder of Hugging Face's hub cache layout, for hf:// sources
     remote: tuple[str, ...] = ()  # URIs that sources may start with, such as s3://bucket/adapters/
-    fetched: Path | None = None  # folder for files from there
+    fetched: NamedPath | None = None  # folder for files from there
     fetched_bytes: Positive = 8192 * MIB
     fetch_seconds: PositiveSeconds = 60.0  # for one adapter to come from there
     max_fetches: Positive = 4  # at the same time

@@ -49,13 +49,13 @@ _PLACES = MappingProxyType(
 class SettingsFlags:
     """Flags for what is set most often; the environment and a file can set everything."""
 
-    model: Annotated[Path | None, Option(metavar="DIR", help="Folder of the base model.")] = None
+    model: Annotated[str | None, Option(metavar="DIR", help="Folder of the base model.")] = None
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:N or auto.")] = None
     dtype: Annotated[str | None, Option(help="Of the base weights, such as bfloat16.")] = None
     threads: Annotated[int | None, Option(help="Threads of one torch operation.")] = None
-    adapter_dir: Annotated[Path | None, Option(metavar="DIR", help="Folder of adapters.")] = None
+    adapter_dir: Annotated[str | None, Option(metavar="DIR", help="Folder of adapters.")] = None
     manifest: Annotated[
-        Path | None, Option(metavar="FILE", help="YAML file of adapters to hold, watched.")
+        str | None, Option(metavar="FILE", help="YAML file of adapters to hold, watched.")
     ] = None
     device_bytes: Annotated[int | None, Option(help="For adapters on the device.")] = None
     host_bytes: Annotated[int | None, Option(help="For adapters on the host.")] = None
@@ -81,14 +81,14 @@ class SettingsFlags:
     )
     log_level: Annotated[str | None, Option(help="debug, info, warning or error.")] = None
     clients: Annotated[
-        Path | None, Option(metavar="FILE", help="TOML: who may call, by which tokens.")
+        str | None, Option(metavar="FILE", help="TOML: who may call, by which tokens.")
     ] = None
     certificate: Annotated[
-        Path | None, Option(metavar="FILE", help="PEM: the server's; its gRPC has TLS then.")
+        str | None, Option(metavar="FILE", help="PEM: the server's; its gRPC has TLS then.")
     ] = None
-    private_key: Annotated[Path | None, Option(metavar="FILE", help="PEM: of it.")] = None
+    private_key: Annotated[str | None, Option(metavar="FILE", help="PEM: of it.")] = None
     client_ca: Annotated[
-        Path | None, Option(metavar="FILE", help="PEM: whose certificates callers must have.")
+        str | None, Option(metavar="FILE", help="PEM: whose certificates callers must have.")
     ] = None
     max_queue: Annotated[int | None, Option(help="Requests that may wait.")] = None
     max_rows: Annotated[int | None, Option(help="Sequences, or rows of images, in one step.")] = (

@@ -7,7 +7,14 @@ import pytest
 from lokr_serve.config import ModelSettings, Settings, load_settings
 from lokr_serve.errors import SettingsError
 
-DEFAULTS = Settings(model=ModelSettings(path=Path("m"))).model_dump()
+SETTINGS = Settings(model=ModelSettings(path=Path("m")))
+DEFAULTS = SETTINGS.model_dump()
+PATHS = [
+    (section, key)
+    for section, part in SETTINGS
+    for key, kind in part.model_json_schema()["properties"].items()
+    if "'format': 'path'" in str(kind)
+]
 
 
 def refusal(section: str, key: str, value: object) -> str:
@@ -31,6 +38,12 @@ def refusal(section: str, key: str, value: object) -> str:
 def test_a_number_without_end_is_refused(section: str, key: str, value: object) -> None:
     """A wait without end, or of a time that compares with none, would show much later."""
     assert refusal(section, key, value) == f"{section}.{key}: Input should be a finite number"
+
+
+@pytest.mark.parametrize(("section", "key"), PATHS)
+def test_an_empty_path_is_refused(section: str, key: str) -> None:
+    """A variable that a template left empty would mean the folder of the start, and all in it."""
+    assert refusal(section, key, "").startswith(f"{section}.{key}: is empty; give a path")
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,27 @@ def test_a_setting_that_is_wrong_stops_the_start(
             "text.bogus: is no setting; `lokr-serve config show --model DIR` lists those that are",
         ),
         ({}, ("--model", "x", "--listen", "a"), "server.listen: must be HOST:PORT, not 'a'"),
+        (
+            {"LOKR_SERVE__ADAPTERS__DIRECTORY": ""},
+            ("--model", "x"),
+            "adapters.directory: is empty; give a path, or leave the setting out",
+        ),
+        *(
+            (
+                {},
+                ("--model", "x", flag, ""),
+                f"{setting}: is empty; give a path, or leave the setting out",
+            )
+            for flag, setting in (
+                ("--model", "model.path"),
+                ("--adapter-dir", "adapters.directory"),
+                ("--manifest", "adapters.manifest"),
+                ("--clients", "security.clients"),
+                ("--certificate", "security.certificate"),
+                ("--private-key", "security.private_key"),
+                ("--client-ca", "security.client_ca"),
+            )
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_by_its_place_and_in_plain_words(
