@@ -86,7 +86,7 @@ class AdapterAdministration:
         if record is None or spec.replace:
             return None
         is_resident = self._residency.get(spec.adapter_id) is not None
-        if not record.has_content(request, version, is_resident=is_resident):
+        if not record.has_content(request, adapter, is_resident=is_resident):
             raise AdapterExistsError(spec.adapter_id)
         return record.request
 

@@ -1,16 +1,16 @@
 """Catalogue: the registered ids, and the way of each into memory and out of it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from lokr_core import Adapter, AdapterError
+from lokr_core import Adapter, LokrError
 from lokr_serve.adapters.expiry import ExpiryTimer
 from lokr_serve.adapters.holders import LeaseBook
 from lokr_serve.adapters.loader import AdapterLoader
 from lokr_serve.adapters.record import (
+    LOAD_ERRORS,
     BegunLoad,
     KnownVersion,
     Record,
@@ -19,19 +19,11 @@ from lokr_serve.adapters.record import (
 )
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.adapters.residency import LeaveReason, Residency, Resident
+from lokr_serve.adapters.tally import Tally
 from lokr_serve.adapters.workers import join
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import (
-    AdapterDrainingError,
-    AdapterLoadCrashedError,
-    AdapterNotFoundError,
-    DigestMismatchError,
-    SourceError,
-)
+from lokr_serve.errors import AdapterDrainingError, AdapterNotFoundError
 from lokr_serve.types import AdapterState, AdapterStatus
-
-# What would be wrong the next time as well; want of room passes.
-LOAD_ERRORS = (AdapterError, AdapterLoadCrashedError, DigestMismatchError, SourceError)
 
 
 class Catalogue:
@@ -51,8 +43,8 @@ class Catalogue:
         self._settings = settings
         self._expiry = ExpiryTimer(self._expire)
         self._records: dict[str, Record] = {}
-        self._waiting: Counter[str] = Counter()  # requests that wait for a load, by id
-        self._wanted: Counter[str] = Counter()  # callers that keep an id from expiring
+        self._waiting = Tally()  # by requests that wait for a load
+        self._wanted = Tally()  # by callers that keep an id from expiring
 
     def __len__(self) -> int:
         """Count the registered ids."""
@@ -171,8 +163,9 @@ class Catalogue:
 
     async def read(self, request: LoadRequest) -> Adapter:
         """Load without publishing; a failure counts for an id that would load the same."""
+        ids = [request.adapter_id]
         try:
-            with self.wanting([request.adapter_id]), self._waiting_for(request.adapter_id):
+            with self.wanting(ids), self._waiting.counting(ids):
                 return await join(self._loader.start(request))
         except LOAD_ERRORS as error:
             record = self._records.get(request.adapter_id)
@@ -183,13 +176,11 @@ class Catalogue:
     @contextmanager
     def wanting(self, ids: Iterable[str]) -> Iterator[None]:
         """Keep ids from expiring while the block loads them, one or all."""
-        wanted = list(ids)
-        self._wanted.update(wanted)
+        wanted = tuple(ids)
         try:
-            yield
+            with self._wanted.counting(wanted):
+                yield
         finally:
-            self._wanted.subtract(wanted)
-            self._wanted = +self._wanted  # drops those that nobody wants any more
             for adapter_id in wanted:
                 if (record := self._records.get(adapter_id)) is not None:
                     self._arm_expiry(record)  # at once, if its time has come
@@ -207,17 +198,31 @@ class Catalogue:
         record.require_retry(_now())
         self._residency.require_room(adapter_id, record.known.num_bytes)
         call = self._loader.start(record.request)
-        return BegunLoad(record=record, request=record.request, call=call)
+        begun = BegunLoad(record=record, request=record.request, call=call)
+        call.add_done_callback(lambda _: self._settle(begun))  # before those who wait go on
+        return begun
 
-    @contextmanager
-    def _waiting_for(self, adapter_id: str) -> Iterator[None]:
-        self._waiting[adapter_id] += 1
+    def _settle(self, begun: BegunLoad) -> None:
+        """Keep what a load has come to, also if nobody waits for it any more."""
+        if not begun.call.cancelled() and not begun.record.is_draining:
+            with suppress(LokrError):  # is for those who wait
+                self._keep(begun)
+
+    def _keep(self, begun: BegunLoad) -> None:
+        """Publish what a load has brought, or note that it failed.
+
+        What came meanwhile goes first: an unload, or a load of something else.
+        """
+        record, adapter_id = begun.record, begun.request.adapter_id
+        if self._records.get(adapter_id) is not record or record.request != begun.request:
+            return
         try:
-            yield
-        finally:
-            self._waiting[adapter_id] -= 1
-            if not self._waiting[adapter_id]:
-                del self._waiting[adapter_id]
+            adapter = begun.call.result()
+        except LOAD_ERRORS as error:
+            raise record.note_failure(error, now=_now(), settings=self._settings) from error
+        if self._residency.get(adapter_id) is None:
+            record.known = KnownVersion.of(adapter)  # its size counts even if there is no room
+            self.publish(begun.request, adapter, pinned=False)
 
     async def load(self, adapter_id: str, begun: BegunLoad | None = None) -> Resident:
         """Return the version in memory of a registered id, loading it if there is none.
@@ -235,17 +240,11 @@ class Catalogue:
         return resident
 
     async def _finish(self, begun: BegunLoad) -> None:
-        adapter_id, record = begun.request.adapter_id, begun.record
-        try:
-            with self._waiting_for(adapter_id):
-                adapter = await join(begun.call)
-        except LOAD_ERRORS as error:
-            raise record.note_failure(error, now=_now(), settings=self._settings) from error
-        # What came meanwhile goes first: an unload, or a load of something else.
-        is_current = self.get(adapter_id) is record and record.request == begun.request
-        if is_current and self._residency.get(adapter_id) is None:
-            record.known = KnownVersion.of(adapter)  # its size counts even if there is no room
-            self.publish(begun.request, adapter, pinned=False)
+        adapter_id = begun.request.adapter_id
+        with self._waiting.counting([adapter_id]), suppress(*LOAD_ERRORS):
+            await join(begun.call)
+        self.get(adapter_id)
+        self._keep(begun)
 
     async def pin(self, adapter_id: str, *, pinned: bool) -> None:
         """Load an adapter and keep it in memory, or allow it to be evicted again."""

@@ -7,11 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from lokr_core import Adapter, AdapterInfo
+from lokr_core import Adapter, AdapterError, AdapterInfo
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.config import AdapterSettings
-from lokr_serve.errors import AdapterLoadCrashedError, AdapterLoadFailedError
+from lokr_serve.errors import (
+    AdapterLoadCrashedError,
+    AdapterLoadFailedError,
+    DigestMismatchError,
+    SourceError,
+)
 from lokr_serve.types import AdapterFailure, AdapterState, AdapterStatus, LoadSpec, ScaleReport
+
+# What would be wrong the next time as well; want of room passes.
+LOAD_ERRORS = (AdapterError, AdapterLoadCrashedError, DigestMismatchError, SourceError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,16 +151,20 @@ class Record:
             )
         return self.failed.error(self.request.adapter_id, now)
 
-    def has_content(self, request: LoadRequest, version: str, *, is_resident: bool) -> bool:
+    def has_content(self, request: LoadRequest, adapter: Adapter, *, is_resident: bool) -> bool:
         """Whether what a request loaded is what the id stands for already.
 
-        An id that is not in memory stands for whatever its source holds now.
+        An id that is not in memory stands for whatever its source holds now, unless a digest
+        says what that must be.
         """
+        if self.known.version == adapter.ref.version:
+            return True
         is_same_source = (self.request.source, self.request.overrides) == (
             request.source,
             request.overrides,
         )
-        return self.known.version == version or (is_same_source and not is_resident)
+        is_open = self.request.digest is None or self.request.digest.lower() == adapter.info.digest
+        return is_same_source and is_open and not is_resident
 
     def is_as_wanted(self, spec: LoadSpec, version: str, *, is_pinned: bool) -> bool:
         """Whether a request to load the id, which found a version, would change nothing."""

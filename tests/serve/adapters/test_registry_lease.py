@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+import threading
+from pathlib import Path
 
 import pytest
 
-from lokr_core import AdapterMix, Apply
+from lokr_core import Adapter, AdapterMix, AdapterReader, Apply, ReadOptions
 from lokr_serve.errors import (
     AdapterBudgetError,
     AdapterLoadFailedError,
@@ -236,6 +238,56 @@ async def test_no_room_beside_leases_is_told_without_reading_again(
     assert state is AdapterState.REGISTERED
     assert after.parts
     assert gate.num_reads["b"] == 2
+
+
+async def test_a_load_goes_on_for_those_who_come_after_all_have_gone(
+    make_registry: MakeRegistry, store: Store, gate: Gate
+) -> None:
+    """Else an adapter that loads for longer than clients wait would never be there."""
+    registry = await scanned(make_registry, store, "a", retry_seconds=600.0)
+    store.write_broken("b")
+    await registry.scan()
+    gate.close()
+    waiting = [asyncio.create_task(use(registry, part(name))) for name in "ab"]
+    await until(lambda: gate.num_reads.total() == 2)
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+    gate.open()
+    await until(lambda: registry.get("a").state is AdapterState.READY)
+    await until(lambda: registry.get("b").state is AdapterState.FAILED)
+
+    assert (await use(registry, part("a"))).parts
+    with pytest.raises(AdapterLoadFailedError):
+        await use(registry, part("b"))
+    assert gate.num_reads.total() == 2
+
+
+async def test_a_failure_of_what_was_replaced_meanwhile_is_nobodys(
+    make_registry: MakeRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waited for the old source, which is broken, is served the new one."""
+    registry = await scanned(make_registry, store, "ab", retry_seconds=600.0)
+    store.write_broken("a")
+    is_read, may_fail, read = threading.Event(), threading.Event(), AdapterReader.read
+
+    def slowly(
+        reader: AdapterReader, path: Path, adapter_id: str | None, options: ReadOptions | None
+    ) -> Adapter:
+        if path.name == "a":
+            is_read.set()
+            assert may_fail.wait(30)
+        return read(reader, path, adapter_id, options)
+
+    monkeypatch.setattr(AdapterReader, "read", slowly)
+    waiting = asyncio.create_task(use(registry, part("a")))
+    assert await asyncio.to_thread(is_read.wait, 30)
+    replaced = await registry.load(LoadSpec(adapter_id="a", source="b", replace=True))
+    may_fail.set()
+
+    assert (await waiting).parts[0].ref.version == replaced.version
+    assert registry.get("a").error is None
+    assert (await use(registry, part("a"))).parts
 
 
 async def test_a_load_that_was_overtaken_is_dropped(

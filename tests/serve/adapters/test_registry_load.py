@@ -119,6 +119,28 @@ async def test_another_source_for_a_registered_id_needs_replace(
     assert (await registry.load(spec())).state is AdapterState.READY
 
 
+async def test_another_digest_needs_replace_also_when_nothing_is_in_memory(
+    make_registry: MakeRegistry, store: Store
+) -> None:
+    """An id with a digest stands for that content, whatever its source holds by now."""
+    first = store.write("a", seed=1) / TENSORS
+    old = hashlib.sha256(first.read_bytes()).hexdigest()
+    store.write("b", seed=2)
+    registry = make_registry(device_bytes=store.num_bytes)
+    await registry.load(spec(digest=old))
+    await registry.load(spec("b"))  # in its place
+    new = hashlib.sha256((store.write("a", seed=3) / TENSORS).read_bytes()).hexdigest()
+
+    for digest in (new, None):
+        with pytest.raises(AdapterExistsError):
+            await registry.load(spec(digest=digest))
+    replaced = await registry.load(spec(digest=new, replace=True))
+    await use(registry, "b")
+
+    assert replaced.digest == new
+    assert (await use(registry, "a")).parts[0].ref.version == replaced.version
+
+
 async def test_replace_publishes_the_new_version_and_keeps_the_pin(
     make_registry: MakeRegistry, store: Store
 ) -> None:
