@@ -86,6 +86,11 @@ class Ledger:
         if allowance.rate is not None:
             account.paid_until = max(account.paid_until, self._clock()) + 1 / allowance.rate
 
+    def refund(self, name: str, allowance: Allowance) -> None:
+        """Give back what a request that is counted has taken of a name's rate."""
+        if allowance.rate is not None:
+            self._accounts[name].paid_until -= 1 / allowance.rate
+
     def admit(self, name: str) -> None:
         """Note that one of a name's requests waits no more."""
         self._accounts[name].num_waiting -= 1

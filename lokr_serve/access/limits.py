@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from lokr_serve.access.ledger import Allowance, Ledger
 from lokr_serve.access.waiting_room import ShedReason
 from lokr_serve.config import LimitSettings
-from lokr_serve.errors import LimitExceededError
+from lokr_serve.errors import LimitExceededError, QueueFullError
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import Caller
 
@@ -64,14 +64,21 @@ class Limits:
     def counting(self, caller: Caller, adapter_ids: Sequence[str]) -> Iterator[Callable[[], None]]:
         """Count a request that has just passed the check, until the block ends.
 
-        What is given notes that the request waits no more.
+        What is given notes that the request waits no more. One for which there was no place after
+        all has used up nothing of a rate.
         """
+        counts = tuple(self._counts(caller, adapter_ids))
         with ExitStack() as ends, ExitStack() as waits:
-            for ledger, name, allowed in self._counts(caller, adapter_ids):
+            for ledger, name, allowed in counts:
                 ledger.begin(name, allowed)
                 ends.callback(ledger.end, name)
                 waits.callback(ledger.admit, name)
-            yield waits.close
+            try:
+                yield waits.close
+            except QueueFullError:
+                for ledger, name, allowed in counts:
+                    ledger.refund(name, allowed)
+                raise
 
     def _allowance_of(self, caller: Caller) -> Allowance:
         settings, own = self._settings, caller.limits

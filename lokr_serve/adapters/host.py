@@ -62,23 +62,26 @@ class HostTier:
 
     def put(self, copy: HostCopy) -> None:
         """Keep a copy in the place of the id's older one, if it fits at all."""
-        adapter_id = copy.request.adapter_id
-        self.discard(adapter_id)
         with self._lock:
+            self._drop(copy.request.adapter_id)
             if copy.adapter.num_bytes > self._max_bytes:
                 return
             while self._num_bytes + copy.adapter.num_bytes > self._max_bytes:
                 _, oldest = self._copies.popitem(last=False)
                 self._num_bytes -= oldest.adapter.num_bytes
-            self._copies[adapter_id] = copy
+            self._copies[copy.request.adapter_id] = copy
             self._num_bytes += copy.adapter.num_bytes
 
     def discard(self, adapter_id: str) -> None:
         """Drop the copy of an id, if there is one."""
         with self._lock:
-            copy = self._copies.pop(adapter_id, None)
-            if copy is not None:
-                self._num_bytes -= copy.adapter.num_bytes
+            self._drop(adapter_id)
+
+    def _drop(self, adapter_id: str) -> None:
+        """Drop a copy, under the lock."""
+        copy = self._copies.pop(adapter_id, None)
+        if copy is not None:
+            self._num_bytes -= copy.adapter.num_bytes
 
 
 def pin(adapter: Adapter) -> Adapter:

@@ -37,7 +37,7 @@ class DeclaredAdapters:
         """Register an id as it is declared, or take one over that is there; loads nothing."""
         record = self._catalogue.peek(entry.adapter_id) or self._catalogue.register(entry.request)
         record.is_declared = True
-        record.owner = ""
+        record.owner = None
         record.refused = None
         if record.request != entry.request:
             self._redirect(record, entry.request)

@@ -3,7 +3,9 @@
 The other device is torch's meta device, which keeps shapes and bytes but no numbers.
 """
 
+import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -155,6 +157,23 @@ def test_a_copy_takes_the_place_of_the_older_one(store: Store) -> None:
     assert tier.num_bytes == adapter.num_bytes
     assert tier.get(request("a"), ()) is None
     assert tier.get(request("b"), ()) is None
+
+
+def test_copies_of_one_id_from_several_threads_are_counted_once(store: Store) -> None:
+    """What is counted and not there would keep others out for good."""
+    spec = lokr_core.attach(tiny_llama()).spec
+    adapter = lokr_core.read_adapter(store.write("a"), spec)
+    tier = HostTier(10 * adapter.num_bytes)
+    copy = HostCopy(adapter=adapter, request=request("a"), fingerprint=())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(tier.put, [copy] * 4000))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert (len(tier), tier.num_bytes) == (1, adapter.num_bytes)
 
 
 @pytest.mark.gpu

@@ -223,6 +223,36 @@ async def test_a_request_counts_for_the_client_that_makes_it(team: Caller) -> No
     assert scene.num_shed("limit") == 1
 
 
+async def come_to_hold(scene: Scene, num_bytes: int) -> None:
+    """Make a request that holds more once it was let in, and then waits."""
+    async with scene.admission.visit(arrival(LOW)) as visit:
+        visit.hold(num_bytes)
+        await asyncio.sleep(60)
+
+
+async def test_a_request_refused_after_it_was_let_in_has_used_nothing_of_its_rate() -> None:
+    """Neither one whose image finds no room, nor one that makes way for another."""
+    scene = Scene(LimitSettings(client_rate=0.001), max_queue=2, max_queue_bytes=100)
+    another, patient = (Caller(name=name, permissions=frozenset()) for name in ("x", "patient"))
+    async with AsyncExitStack() as held:
+        with as_caller(another):
+            await scene.enter(held, arrival(HIGH, num_bytes=60))
+        with as_caller(patient):
+            for _ in range(2):
+                with pytest.raises(QueueFullError, match="with 61 bytes held"):
+                    await come_to_hold(scene, 50)
+            waiting = asyncio.create_task(come_to_hold(scene, 1))
+            await asyncio.sleep(0)
+        with as_caller(Caller(name="y", permissions=frozenset())):
+            await scene.enter(held, arrival(HIGH))
+        with pytest.raises(QueueFullError, match="more urgent requests"):
+            await waiting
+
+    with as_caller(patient):
+        assert await scene.is_free()
+        assert not await scene.is_free()  # now it has used it
+
+
 async def test_a_request_that_a_full_queue_refuses_has_used_nothing() -> None:
     """Else who was told to come again would be refused for having come."""
     scene = Scene(LimitSettings(client_rate=0.001, client_requests=9), max_queue=1)
