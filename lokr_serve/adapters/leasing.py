@@ -14,7 +14,8 @@ from lokr_serve.types import AdapterWeight
 class Lease:
     """A mix that is ready to use for as long as the lease is held."""
 
-    mix: AdapterMix
+    ids: tuple[str, ...]  # what each part of the request named, in its order
+    mix: AdapterMix  # of the parts that can change anything
     apply: Apply
     ended: asyncio.Future[str]  # resolves to the id of an adapter that was unloaded by force
 

@@ -14,6 +14,7 @@ from lokr_serve.adapters.policy import Workload
 from lokr_serve.adapters.residency import Residency, Resident
 from lokr_serve.calls import note
 from lokr_serve.errors import AdapterUnloadedError
+from lokr_serve.interruption import Interruption
 from lokr_serve.metrics import Metrics
 from lokr_serve.types import AdapterWeight, ApplyMode
 
@@ -85,18 +86,22 @@ class AdapterLender:
         with ExitStack() as held:
             held.enter_context(self._running())
             used = [part.adapter_id for part in adapters if is_used(part)]
-            refs = await self._hold(used, ended, held)
-            mix = self._merger.build(adapters, refs)
-            running = self._num_running
-            apply = await self._merger.acquire(mix, mode, num_running=running, workload=workload)
-            if apply is Apply.MERGED:
-                held.callback(self._merger.release, mix)
+            async with Interruption(ended, AdapterUnloadedError):  # others may load for long
+                refs = await self._hold(used, ended, held)
+                mix = self._merger.build(adapters, refs)
+                running = self._num_running
+                apply = await self._merger.acquire(
+                    mix, mode, num_running=running, workload=workload
+                )
+                if apply is Apply.MERGED:
+                    held.callback(self._merger.release, mix)
             self.mixes.note(mix)
             if ended.done():
                 raise AdapterUnloadedError(ended.result())
             self._num_leases += 1
             held.callback(self._end_lease)
-            yield Lease(mix=mix, apply=apply, ended=ended)
+            ids = tuple(part.adapter_id for part in adapters)
+            yield Lease(ids=ids, mix=mix, apply=apply, ended=ended)
 
     def _end_lease(self) -> None:
         self._num_leases -= 1

@@ -17,7 +17,7 @@ from lokr_serve.errors import (
     AdapterNotFoundError,
     AdapterUnloadedError,
 )
-from lokr_serve.rpc.interceptors.interruption import Interruption
+from lokr_serve.interruption import Interruption
 from lokr_serve.text import Generation
 from lokr_serve.types import Finished, GenerationEvent, TokenLogprob
 from tests.oracle.peers import AdapterFile

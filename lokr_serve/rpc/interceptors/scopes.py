@@ -13,11 +13,11 @@ from grpc.aio import AbortError
 from lokr_core import LokrError
 from lokr_serve.calls import recorded_call
 from lokr_serve.errors import InvalidRequestError, ShuttingDownError
+from lokr_serve.interruption import Interruption
 from lokr_serve.logs import request_id_variable
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.gate import Gate
 from lokr_serve.rpc.interceptors.interceptor import Call, Scope
-from lokr_serve.rpc.interceptors.interruption import Interruption
 from lokr_serve.rpc.interceptors.outcome import telling
 from lokr_serve.rpc.status import PRIVATE_ERRORS, ErrorStatus, error_status, internal_status
 

@@ -8,8 +8,8 @@ from lokr_core import AdapterMix
 from lokr_serve.adapters import AdapterRegistry, Lease, Workload
 from lokr_serve.calls import call_record, phase
 from lokr_serve.errors import AdapterUnloadedError
+from lokr_serve.interruption import Interruption
 from lokr_serve.rpc.interceptors.authorization import require_meaning
-from lokr_serve.rpc.interceptors.interruption import Interruption
 from lokr_serve.types import AdapterWeight, ApplyMode, ResolvedAdapter
 
 

@@ -11,9 +11,9 @@ from lokr_serve.access.limits import Limits
 from lokr_serve.access.waiting_room import Place, ShedReason, WaitingRoom
 from lokr_serve.config import ImageSettings, LimitSettings, TextSettings
 from lokr_serve.errors import DeadlineError, NotPermittedError, QueueFullError
+from lokr_serve.interruption import Interruption
 from lokr_serve.metrics import Metrics
 from lokr_serve.rpc.interceptors.caller import caller_variable
-from lokr_serve.rpc.interceptors.interruption import Interruption
 from lokr_serve.types import Caller, Priority
 
 # A client whose deadline has come cancels the call, which may be here before it has come here.

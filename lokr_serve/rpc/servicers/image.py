@@ -1,7 +1,9 @@
 """ImageService: converts, plans, leases the mix, and streams what the engine makes of it."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
@@ -78,7 +80,7 @@ def _generation(
     request: ImageRequest, plan: ImagePlan, lease: Lease, visit: Visit
 ) -> ImageGeneration:
     return ImageGeneration(
-        request=request,
+        request=_by_id(request, lease.ids),
         plan=plan,
         mix=lease.mix,
         apply=lease.apply,
@@ -86,6 +88,14 @@ def _generation(
         client=visit.client,
         deadline=visit.deadline,
     )
+
+
+def _by_id(request: ImageRequest, ids: Sequence[str]) -> ImageRequest:
+    """Return a request with the ids that its names stood for when its mix was leased."""
+    meant = {given.adapter_id: id_ for given, id_ in zip(request.adapters, ids, strict=True)}
+    adapters = (replace(each, adapter_id=meant[each.adapter_id]) for each in request.adapters)
+    schedules = (replace(each, adapter_id=meant[each.adapter_id]) for each in request.schedules)
+    return replace(request, adapters=tuple(adapters), schedules=tuple(schedules))
 
 
 def _started(generation: ImageGeneration) -> ImageStarted:

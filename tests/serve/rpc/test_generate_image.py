@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -26,7 +27,8 @@ from lokr_serve.types import (
     ScheduledFactor,
     WeightSchedule,
 )
-from tests.serve.running import Connection
+from tests.serve.adapters.manifest.declaring import entry, write_manifest
+from tests.serve.running import Connection, connected, running_server, tiny_settings
 
 T = TypeVar("T")
 
@@ -211,6 +213,32 @@ def test_weights_change_over_the_steps_and_by_component(shared_image_server: Con
     assert client.generate_image_once(scheduled(late)).started.apply_mode is ApplyMode.UNMERGED
     assert image_of(client, request(blocks("unet.*"))).data == full
     assert image_of(client, request(blocks("unet.down_blocks.*"))).data not in (base, full)
+
+
+def test_a_schedule_may_name_its_adapter_by_an_alias(
+    pipeline_folder: Path, image_adapter_folder: Path, tmp_path: Path
+) -> None:
+    """The picture, and what it says of how it was made, are the same by either name."""
+    manifest = tmp_path / "manifest.yaml"
+    write_manifest(manifest, entry("oil", source="oil.safetensors", aliases=["paint"]))
+    settings = tiny_settings(pipeline_folder, image_adapter_folder, adapters={"manifest": manifest})
+
+    def image(name: str, factor: float) -> bytes:
+        points = (ScheduledFactor(step=2, factor=factor),)
+        wanted = ImageRequest(
+            prompt="a cat",
+            adapters=(AdapterWeight(adapter_id=name),),
+            schedules=(WeightSchedule(adapter_id=name, points=points),),
+            params=PARAMS,
+            output=ImageOutput(metadata=True),
+        )
+        return image_of(connection.client, wanted).data
+
+    with running_server(settings) as server, connected(server.ready.result()) as connection:
+        by_id, by_alias, unscheduled = image("oil", 0), image("paint", 0), image("paint", 1)
+
+    assert by_alias == by_id
+    assert Image.open(io.BytesIO(by_id)).tobytes() != Image.open(io.BytesIO(unscheduled)).tobytes()
 
 
 def test_a_mix_can_be_merged(shared_image_server: Connection) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lokr_serve.errors import AdapterUnloadedError, ShuttingDownError
-from lokr_serve.rpc.interceptors.interruption import Interruption
+from lokr_serve.interruption import Interruption
 
 
 def new_future() -> asyncio.Future[str]:
