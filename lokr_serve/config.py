@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,10 +19,21 @@ from pydantic import (
 )
 
 from lokr_serve.errors import SettingsError
+from lokr_serve.problems import problems_of
 
 ENVIRONMENT_PREFIX = "LOKR_SERVE__"
 MIB = 1024 * 1024
 MAX_CORE_INT = 2**31 - 1  # what gRPC's core holds its limits in
+
+_WORDS = MappingProxyType(
+    {
+        # The folder of the model is all that has no default.
+        "missing": "is required; give it by --model, LOKR_SERVE__MODEL__PATH or the settings file",
+        "extra_forbidden": (
+            "is no setting; `lokr-serve config show --model DIR` lists those that are"
+        ),
+    }
+)
 
 
 def _require_some(path: object) -> object:
@@ -251,7 +263,7 @@ def load_settings(
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(_describe(error)) from error
+        raise SettingsError("; ".join(problems_of(error, _WORDS))) from error
 
 
 def _from_file(file: Path | None) -> Mapping[str, Any]:
@@ -273,21 +285,3 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, str
             raise SettingsError(f"{name} is not of the form {ENVIRONMENT_PREFIX}SECTION__KEY")
         tree.setdefault(section, {})[key] = value
     return tree
-
-
-def _describe(error: ValidationError) -> str:
-    problems = (_problem(problem["type"], problem["msg"]) for problem in error.errors())
-    places = (".".join(map(str, problem["loc"])) for problem in error.errors())
-    return "; ".join(f"{place}: {problem}" for place, problem in zip(places, problems, strict=True))
-
-
-def _problem(kind: str, message: str) -> str:
-    """Return pydantic's words for a problem, or plainer ones."""
-    match kind:
-        case "missing":
-            # The folder of the model is all that has no default.
-            return "is required; give it by --model, LOKR_SERVE__MODEL__PATH or the settings file"
-        case "extra_forbidden":
-            return "is no setting; `lokr-serve config show --model DIR` lists those that are"
-        case _:
-            return message.removeprefix("Value error, ")

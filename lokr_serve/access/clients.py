@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -11,11 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lokr_serve.access.directory import Client, ClientDirectory
 from lokr_serve.config import Rate, Share
 from lokr_serve.errors import SettingsError
+from lokr_serve.problems import problems_of
 from lokr_serve.types import Caller, ClientLimits, Permission, Priority
 
 _NAME = re.compile(r"[!-~]{1,128}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ADAPTERS = re.compile(r"[A-Za-z0-9._/-]*\*|[A-Za-z0-9._/-]+")
+_WORDS = MappingProxyType(
+    {
+        "missing": "is required",
+        "extra_forbidden": "is nothing that a client has; check its spelling",
+    }
+)
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -121,7 +129,8 @@ def parse_clients(file: Path, content: bytes, *, has_client_ca: bool) -> ClientD
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _error(file, f"is no TOML: {error}") from None
     except ValidationError as error:
-        raise _error(file, _describe(error)) from None
+        # Without the cause, whose text has values: they may be secrets.
+        raise _error(file, "; ".join(problems_of(error, _WORDS))) from None
     if not clients:
         raise _error(file, "names no client, so that nobody could call; add one")
     _check(file, clients, has_client_ca=has_client_ca)
@@ -153,24 +162,6 @@ def _check(file: Path, clients: Sequence[_Client], *, has_client_ca: bool) -> No
                         "remove one of them",
                     )
                 owners[proof] = client.name
-
-
-def _describe(error: ValidationError) -> str:
-    """Say where and what, and never with which value: it may be a secret."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {_problem(problem['type'], problem['msg'])}"
-        for problem in error.errors(include_input=False, include_context=False)
-    )
-
-
-def _problem(kind: str, message: str) -> str:
-    match kind:
-        case "missing":
-            return "is required"
-        case "extra_forbidden":
-            return "is nothing that a client has; check its spelling"
-        case _:
-            return message.removeprefix("Value error, ")
 
 
 def _error(file: Path, problem: str) -> SettingsError:

@@ -5,18 +5,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lokr_core import is_adapter_id
 from lokr_serve.adapters.manifest.strict_yaml import load_yaml
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.errors import ManifestError
+from lokr_serve.problems import Place, dotted, problems_of
 from lokr_serve.types import AdapterOverrides, sha256_digest
 
 MAX_BYTES = 1024 * 1024  # what a ConfigMap may hold
 MAX_PROBLEMS = 10  # that one error names
 MAX_SHOWN = 140  # characters of a value that is at fault
+
+_WORDS = MappingProxyType(
+    {
+        "missing": "is required",
+        "extra_forbidden": "is no key of a manifest",
+        "model_type": "must be a mapping with the keys id and source",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +65,19 @@ def read_manifest(data: bytes) -> Manifest:
     try:
         entries = _File.model_validate(tree).adapters
     except ValidationError as error:
-        problems = [_problem(details, tree) for details in error.errors()]
+        problems = problems_of(error, _WORDS, lambda place: _name(place, tree))
         raise ManifestError(_join(problems)) from error
     if problems := list(_clashes(entries)):
         raise ManifestError(_join(problems))
     declared = {entry.id: entry.declared() for entry in entries}
     aliases = {alias: entry.id for entry in entries for alias in entry.aliases}
     return Manifest(adapters=MappingProxyType(declared), aliases=MappingProxyType(aliases))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"must be text, not {_show(value)}; put it in quotes")
 
 
 def _adapter_id(text: str) -> str:
@@ -81,7 +95,8 @@ def _digest(text: str) -> str:
     return digest
 
 
-_AdapterId = Annotated[str, AfterValidator(_adapter_id)]
+_Text = Annotated[str, BeforeValidator(_text)]
+_AdapterId = Annotated[_Text, AfterValidator(_adapter_id)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -91,8 +106,8 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: _AdapterId
-    source: Annotated[str, Field(min_length=1)]
-    digest: Annotated[str, AfterValidator(_digest)] | None = None
+    source: Annotated[str, Field(min_length=1), BeforeValidator(_text)]
+    digest: Annotated[_Text, AfterValidator(_digest)] | None = None
     pinned: bool = False
     ttl_seconds: Annotated[_Finite, Field(ge=0)] = 0.0
     aliases: list[_AdapterId] = []
@@ -144,23 +159,12 @@ def _clashes(entries: Sequence[_Entry]) -> Iterator[str]:
             aliases.setdefault(alias, index)
 
 
-def _problem(details: ErrorDetails, tree: dict[object, object]) -> str:
-    """Say what is wrong with a value, and where it stands."""
-    message = details["msg"].removeprefix("Value error, ")
-    match details["type"]:
-        case "missing":
-            message = "is required"
-        case "extra_forbidden":
-            message = "is no key of a manifest"
-        case "model_type":
-            message = "must be a mapping with the keys id and source"
-        case "string_type":
-            message = f"must be text, not {_show(details['input'])}; put it in quotes"
-    match details["loc"]:
+def _name(place: Place, tree: dict[object, object]) -> str:
+    """Name what a place is in, by its id where it has one."""
+    match place:
         case ("adapters", int(index), *rest):
-            return f"{'.'.join([_place(index, _id_of(tree, index)), *map(str, rest)])}: {message}"
-        case place:
-            return f"{'.'.join(map(str, place))}: {message}"
+            return dotted((_place(index, _id_of(tree, index)), *rest))
+    return dotted(place)
 
 
 def _id_of(tree: dict[object, object], index: int) -> object:
