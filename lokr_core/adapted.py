@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lokr_core.adapter import Adapter
+from lokr_core.adapter import Adapter, beside_base
 from lokr_core.cache import MergeCache
 from lokr_core.cost import CostModel, MixCost
 from lokr_core.errors import LokrError, RoutingError
@@ -61,12 +61,16 @@ class Adapted:
     def add(self, adapter: Adapter) -> None:
         """Make an adapter usable; adding it twice changes nothing.
 
+        Its factors are brought to the device that the modules it changes are on now, so a model
+        is moved to its device before adapters are added; the adapter given stays where it is.
+
         Raises:
-            LokrError: It was read for another model.
+            LokrError: It was read for another model, or changes modules on several devices.
         """
         if adapter.spec is not self.spec:
             raise LokrError(f"adapter {adapter.ref.adapter_id!r} was read for another model")
-        self._pool.add(adapter)
+        if adapter.ref not in self._pool:
+            self._pool.add(beside_base(adapter))
 
     def remove(self, ref: AdapterRef) -> None:
         """Forget an adapter and everything made of it.

@@ -1,11 +1,13 @@
 """Adapter: one version of one adapter, its factors in one flat buffer."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+import torch
 from torch import Tensor
 
+from lokr_core.errors import LokrError
 from lokr_core.layout import AdapterLayout
 from lokr_core.mix import AdapterRef
 from lokr_core.ops.torch_ops import bias_change, module_change
@@ -78,20 +80,57 @@ class Adapter:
         What is replaced by a parameter of another shape is left out; the warnings name it.
 
         Returns:
-            By parameter name, in the base's layout; float32, or float64 for a float64 base.
+            By parameter name, in the base's layout; float32, or float64 for a float64 base; on
+            the device of ``buffer``, wherever the base is.
         """
         dtype = self.spec.compute_dtype
         changes: dict[str, Tensor] = {}
         for path, weights in self.modules().items():
             spec = self.spec.modules[path]
             if changes_weight(weights, spec.shape):
-                change = module_change(spec.weight, weights, dtype)
+                weight = self._with_factors(spec.weight, is_read=not weights.is_sum_of_terms)
+                change = module_change(weight, weights, dtype)
                 changes[f"{path}.weight"] = spec.to_base_layout(change)
             if changes_bias(weights, spec.shape):
-                bias = bias_change(spec.bias, weights, dtype)
+                old = spec.bias
+                if old is not None:
+                    old = self._with_factors(old, is_read=weights.bias is None)
+                bias = bias_change(old, weights, dtype)
                 assert bias is not None
                 changes[f"{path}.bias"] = bias
         return changes
+
+    def _with_factors(self, base: Tensor, *, is_read: bool) -> Tensor:
+        """Return a parameter of the base where the factors are; just its shape, if that will do."""
+        if is_read:
+            return base.to(self.buffer.device)
+        return torch.zeros((), dtype=base.dtype, device=self.buffer.device).expand(base.shape)
+
+
+def beside_base(adapter: Adapter) -> Adapter:
+    """Return an adapter with its factors on the device of the modules that it changes.
+
+    Parameters on ``meta`` are those of a module that is brought in for each forward; they tell no
+    device.
+
+    Raises:
+        LokrError: The modules are on several devices.
+    """
+    paths: dict[torch.device, str] = {}
+    for path in adapter.layout.modules:
+        paths.setdefault(adapter.spec.modules[path].parameter.device, path)
+    paths.pop(torch.device("meta"), None)
+    if len(paths) > 1:
+        places = " and ".join(f"{path!r} on {device}" for device, path in paths.items())
+        raise LokrError(
+            f"adapter {adapter.ref.adapter_id!r} changes modules on several devices, {places}; "
+            "bring the model to one device first"
+        )
+    device = next(iter(paths), adapter.buffer.device)
+    if device == adapter.buffer.device:
+        return adapter
+    with torch.inference_mode(False):  # a later forward may need gradients
+        return replace(adapter, buffer=adapter.buffer.to(device))
 
 
 def changes_weight(weights: ModuleWeights, shape: tuple[int, int]) -> bool:

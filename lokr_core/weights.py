@@ -228,6 +228,11 @@ class ModuleWeights:
     bias: Tensor | None = None  # added to the bias, [O]
     replacement: Replacement | None = None
 
+    @property
+    def is_sum_of_terms(self) -> bool:
+        """Whether W' − W is the sum of the terms and nothing else, whatever W is."""
+        return self.gain is None and self.vector is None and self.replacement is None
+
     @classmethod
     def of(cls, delta: DeltaWeights, gain: Gain | None = None) -> "ModuleWeights":
         """Return the weights of a module that one delta changes."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lokr_core.errors import MixError
+from lokr_core.layers.autocast import is_autocast_on
 from lokr_core.layers.group import Group
 from lokr_core.layers.layer import Layer, along_channels, is_whole
 from lokr_core.ops.batched import BatchedDelta
@@ -198,7 +199,7 @@ class ReplacedForward:
         or of the base.
         """
         spec = self._layer.spec
-        may_narrow = dtype is None and torch.is_autocast_enabled(x.device.type)
+        may_narrow = dtype is None and is_autocast_on(x.device.type)
         if dtype is None:
             dtype = x.dtype if x.is_floating_point() else spec.parameter.dtype
         wide = torch.promote_types(self._weight.dtype, dtype)

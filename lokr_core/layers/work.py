@@ -1,12 +1,12 @@
 """Work: all that is done at one module in one forward, decided once for a plan of rows."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from lokr_core.layers.apart import forward_apart, own_rows
+from lokr_core.layers.autocast import without_autocast
 from lokr_core.layers.change import Change, DeltaChange, changes_at
 from lokr_core.layers.layer import Forward, Layer
 from lokr_core.layers.plan import ModuleRows
@@ -36,13 +36,6 @@ def work_at(layer: Layer, base: Forward, rows: ModuleRows) -> Forward:
     if not others and isinstance(change.delta, BatchedLokr) and change.group.covers(rows.num_rows):
         return _AddedToAll(forward, change.delta, routed)
     return _Added(forward, plain, routed)
-
-
-def _as_given(device_type: str) -> AbstractContextManager[object]:
-    """Return a context without autocast, which would narrow the products of changes."""
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 class _AddedToAll:
@@ -101,7 +94,7 @@ class _Routed:
     def routed(self, out: Tensor, x: Tensor) -> Tensor:
         """Return the output for an output ``out`` without changes, of an input ``x``."""
         rows = self._layer.output_rows(out)
-        with _as_given(x.device.type):
+        with without_autocast(x.device.type):
             rows = self._changed(rows, self._layer.input_rows(x))
         return self._layer.from_rows(rows, x)
 

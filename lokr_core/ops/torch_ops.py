@@ -76,8 +76,7 @@ def adapted_weight(weight: Tensor, weights: ModuleWeights, dtype: torch.dtype) -
 
 def module_change(weight: Tensor, weights: ModuleWeights, dtype: torch.dtype) -> Tensor:
     """Return W' − W, [O, C], computed in ``dtype``; for plain terms that is their sum itself."""
-    is_plain = weights.gain is None and weights.vector is None and weights.replacement is None
-    if is_plain:
+    if weights.is_sum_of_terms:
         return terms_weight(weights.terms, weight.to(dtype))
     return adapted_weight(weight, weights, dtype) - weight.to(dtype)
 
