@@ -1,7 +1,6 @@
 """AdapterRef and AdapterMix: which adapters a row carries, and with which weights."""
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,14 @@ from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
 from lokr_core.errors import MixError
+from lokr_core.given import finite_number
 
 DEFAULT_MAX_PARTS = 8
 MAX_ADAPTER_ID_LENGTH = 128
+ADAPTER_ID_RULE = (
+    f"1 to {MAX_ADAPTER_ID_LENGTH} letters, digits and . _ - /, each segment starting with a "
+    "letter or digit"
+)
 _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _ADAPTER_ID = re.compile(f"{_SEGMENT}(?:/{_SEGMENT})*")
 
@@ -30,11 +34,7 @@ def check_adapter_id(adapter_id: str) -> str:
         MixError: It is empty, too long, or has other characters than an id may have.
     """
     if not is_adapter_id(adapter_id):
-        raise MixError(
-            "adapter_id",
-            f"{adapter_id!r} is no adapter id: 1 to {MAX_ADAPTER_ID_LENGTH} letters, digits and "
-            "'._-', in segments between slashes that each start with a letter or digit",
-        )
+        raise MixError("adapter_id", f"{adapter_id!r} is no adapter id: {ADAPTER_ID_RULE}")
     return adapter_id
 
 
@@ -79,12 +79,15 @@ class MixPart:
 
     def __post_init__(self) -> None:
         """Check that every weight is a finite number; sort patterns, and write -0.0 as 0.0."""
-        for field, value in (("weight", self.weight), *self.module_weights):
-            if not math.isfinite(value):
-                raise MixError(f"{self.ref.adapter_id}.{field}", f"{value} is not a finite number")
-        patterns = tuple(sorted((pattern, w + 0.0) for pattern, w in self.module_weights))
-        object.__setattr__(self, "weight", self.weight + 0.0)
-        object.__setattr__(self, "module_weights", patterns)
+        patterns = sorted((pattern, self._finite(pattern, w)) for pattern, w in self.module_weights)
+        object.__setattr__(self, "weight", self._finite("weight", self.weight))
+        object.__setattr__(self, "module_weights", tuple(patterns))
+
+    def _finite(self, field: str, value: object) -> float:
+        try:
+            return finite_number(value)
+        except ValueError as error:
+            raise MixError(f"{self.ref.adapter_id}.{field}", str(error)) from error
 
     @property
     def name(self) -> str:
@@ -142,8 +145,8 @@ class AdapterMix:
             max_parts: The most parts a mix may have.
 
         Raises:
-            MixError: A weight is not finite, an adapter is named twice, module weights name an
-                adapter that is not in the mix, or there are too many parts.
+            MixError: A weight is no finite number, an adapter is named twice, module weights name
+                an adapter that is not in the mix, or there are too many parts.
         """
         patterns: dict[AdapterRef, Mapping[str, float]] = {}
         for key, by_pattern in (module_weights or {}).items():
@@ -159,8 +162,8 @@ class AdapterMix:
             tuple(
                 MixPart(
                     ref=ref,
-                    weight=float(weight),
-                    module_weights=tuple((p, float(w)) for p, w in patterns.get(ref, {}).items()),
+                    weight=weight,
+                    module_weights=tuple(patterns.get(ref, {}).items()),
                 )
                 for ref, weight in zip(refs, weights.values(), strict=True)
             )

@@ -1,6 +1,8 @@
 """Scale: the one place that makes a module's scale out of alpha, rank and what the file tells."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,9 @@ from lokr_core.formats.notes import TrainerNotes
 from lokr_core.formats.parts import DeltaForm
 from lokr_core.formats.peft import PeftConfig
 from lokr_core.formats.tensors import trained_path
+from lokr_core.given import finite_number, whole_number
 
+MAX_RANK = (1 << 32) - 1  # what the wire holds; no factor has as many rows
 DIM_TOLERANCE = 0.01  # alpha is stored in half precision: 10000 becomes 9984
 
 
@@ -25,6 +29,15 @@ class Scale:
     caution: str | None = None  # what to tell a careful user, "N modules" before it
 
 
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Turn what is wrong with a number into an error that names its field."""
+    try:
+        yield
+    except ValueError as error:
+        raise AdapterConfigError(field, str(error)) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOverrides:
     """What the caller says in place of the file."""
@@ -34,12 +47,19 @@ class ScaleOverrides:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that the numbers are usable."""
-        for field, value in (("scale_override", self.scale), ("alpha", self.alpha)):
-            if value is not None and not math.isfinite(value):
-                raise AdapterConfigError(field, f"{value} is not a finite number")
-        if self.rank is not None and self.rank < 1:
-            raise AdapterConfigError("rank", f"{self.rank} is not a positive number")
+        """Check that the numbers are usable; equal ones become one, as versions follow from them.
+
+        Raises:
+            AdapterConfigError: One is not.
+        """
+        with _naming("scale_override"):
+            scale = None if self.scale is None else finite_number(self.scale)
+        with _naming("alpha"):
+            alpha = None if self.alpha is None else finite_number(self.alpha)
+        with _naming("rank"):
+            rank = None if self.rank is None else whole_number(self.rank, most=MAX_RANK)
+        for field, value in (("scale", scale), ("alpha", alpha), ("rank", rank)):
+            object.__setattr__(self, field, value)
 
     @property
     def has_ratio(self) -> bool:

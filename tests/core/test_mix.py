@@ -2,8 +2,12 @@
 
 import math
 from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +116,36 @@ def test_weights_must_be_finite(weight: float) -> None:
         AdapterMix.of({ref("a"): weight})
     with pytest.raises(MixError, match=r"a\.\*\.q: .* is not a finite number"):
         AdapterMix.of({ref("a"): 1.0}, {ref("a"): {"*.q": weight}})
+
+
+NO_FLOATS: dict[str, object] = {
+    "huge": 10**400,
+    "beyond printing": -(10**5000),
+    "text": "1",
+    "none": None,
+    "list": [1.0],
+    "tensor of two": torch.ones(2),
+}
+HALVES = [Fraction(1, 2), np.float32(0.5), np.float64(0.5), torch.tensor(0.5)]
+
+
+@pytest.mark.parametrize("weight", NO_FLOATS.values(), ids=NO_FLOATS)
+def test_weights_that_are_no_float_are_refused_by_name(weight: Any) -> None:
+    """A library's caller catches LokrError, and must hear which weight is wrong."""
+    with pytest.raises(MixError, match=r"^a\.weight: .* (is not a finite|number is too large)"):
+        AdapterMix.of({ref("a"): weight})
+    with pytest.raises(MixError, match=r"^a\.\*\.q: .* (is not a finite|number is too large)"):
+        MixPart(ref=ref("a"), weight=1.0, module_weights=(("*.q", weight),))
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: type(half).__name__)
+def test_weights_of_any_kind_of_number_are_one(half: Any) -> None:
+    """NumPy writes its numbers in another way, which a name must not depend on."""
+    part = MixPart(ref=ref("a"), weight=half, module_weights=(("*.q", half),))
+
+    assert part == MixPart(ref=ref("a"), weight=0.5, module_weights=(("*.q", 0.5),))
+    assert type(part.weight) is float
+    assert AdapterMix((part,)).name.startswith("a*0.5@")
 
 
 def test_an_adapter_may_be_named_once() -> None:
