@@ -25,9 +25,18 @@ from .errors import (
 from .formats import AdapterReader, ReadOptions, ScaleOverrides, read_adapter
 from .layers.spans import RowSpan
 from .merge import MergedMix
-from .mix import AdapterMix, AdapterRef, Apply, MixPart, check_adapter_id, is_adapter_id
+from .mix import (
+    ADAPTER_ID_RULE,
+    AdapterMix,
+    AdapterRef,
+    Apply,
+    MixPart,
+    check_adapter_id,
+    is_adapter_id,
+)
 
 __all__ = [
+    "ADAPTER_ID_RULE",
     "Adapted",
     "Adapter",
     "AdapterConfigError",

@@ -5,7 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lokr_core import Adapted, AdapterMix, AdapterRef, Apply, MixError, MixPart, is_adapter_id
+from lokr_core import (
+    ADAPTER_ID_RULE,
+    Adapted,
+    AdapterMix,
+    AdapterRef,
+    Apply,
+    MixError,
+    MixPart,
+    is_adapter_id,
+)
 from lokr_serve.errors import InvalidRequestError
 from lokr_serve.types import AdapterWeight
 
@@ -32,11 +41,7 @@ def require_adapter_id(field: str, adapter_id: str) -> None:
         InvalidRequestError: It is no id; ``field`` is its path in the request.
     """
     if not is_adapter_id(adapter_id):
-        raise InvalidRequestError(
-            field,
-            f"{adapter_id!r} is no adapter id: 1 to 128 letters, digits and . _ - /, each "
-            "segment starting with a letter or digit",
-        )
+        raise InvalidRequestError(field, f"{adapter_id!r} is no adapter id: {ADAPTER_ID_RULE}")
 
 
 def require_seconds(field: str, seconds: float | None) -> None:

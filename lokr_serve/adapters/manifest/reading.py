@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lokr_core import is_adapter_id
+from lokr_core import ADAPTER_ID_RULE, is_adapter_id
 from lokr_serve.adapters.manifest.strict_yaml import load_yaml
 from lokr_serve.adapters.request import LoadRequest
 from lokr_serve.errors import ManifestError
@@ -82,10 +82,7 @@ def _text(value: object) -> str:
 
 def _adapter_id(text: str) -> str:
     if not is_adapter_id(text):
-        raise ValueError(
-            f"{_show(text)} is no adapter id: 1 to 128 letters, digits and . _ - /, each segment "
-            "starting with a letter or digit"
-        )
+        raise ValueError(f"{_show(text)} is no adapter id: {ADAPTER_ID_RULE}")
     return text
 
 
