@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -14,7 +14,14 @@ from lokr_core.errors import LokrError, RoutingError
 from lokr_core.layers.discover import discover
 from lokr_core.layers.module import RoutedModule
 from lokr_core.layers.plans import Plans
-from lokr_core.layers.routing import Router, RowOrder, SampleRouting, TokenRouting
+from lokr_core.layers.routing import (
+    Router,
+    RowOrder,
+    SampleRouting,
+    TokenRouting,
+    require_order,
+    require_word,
+)
 from lokr_core.layers.spans import RowSpan
 from lokr_core.merge import MergedMix, merge_mix
 from lokr_core.mix import AdapterMix, AdapterRef, Apply
@@ -139,7 +146,7 @@ class Adapted:
     def using(
         self,
         mixes: AdapterMix | Sequence[AdapterMix],
-        apply: ApplyWord = "auto",
+        apply: ApplyWord | Apply = "auto",
         rows: RowOrder | None = None,
     ) -> Iterator[None]:
         """Run the model's forwards inside the context with these mixes.
@@ -147,7 +154,7 @@ class Adapted:
         Args:
             mixes: One mix for each sample of the batch, or one for all.
             apply: ``"unmerged"``, ``"merged"``, or ``"auto"``: merged where the merge cache holds
-                the mix already, else unmerged.
+                the mix already, else unmerged. A member of Apply will do, too.
             rows: How rows are repeated where a module sees a multiple of the batch:
                 ``"interleave"`` if each sample's rows lie together, ``"tile"`` if the whole batch
                 is repeated.
@@ -156,9 +163,12 @@ class Adapted:
             AdapterNotAddedError: A mix names an adapter that was not added.
             MixError: A mix does not fit its adapters.
             MergeBudgetError: A merged mix does not fit the merge cache.
-            RoutingError: From a forward, where rows cannot be matched to mixes.
+            RoutingError: No mix is given, or ``apply`` or ``rows`` is no word of theirs; or from a
+                forward, where rows cannot be matched to mixes.
         """
         self._require_attached()
+        way = _way(apply)
+        require_order(rows)
         batch = [mixes] if isinstance(mixes, AdapterMix) else list(mixes)
         if not batch:
             raise RoutingError("no mix was given; AdapterMix() is the base model")
@@ -166,7 +176,7 @@ class Adapted:
             self.check(mix)
         with ExitStack() as stack:
             stack.enter_context(self._pool.hold(batch))
-            ways = {mix: self._lease_merged(mix, apply, stack) for mix in set(batch)}
+            ways = {mix: self._lease_merged(mix, way, stack) for mix in set(batch)}
             stack.enter_context(self.route_samples([(mix, ways[mix]) for mix in batch], rows))
             yield
 
@@ -181,8 +191,12 @@ class Adapted:
         Args:
             samples: The mix of each sample of the batch, and how it is applied.
             rows: As for :meth:`using`.
+
+        Raises:
+            RoutingError: ``rows`` is no word of its own.
         """
         self._require_attached()
+        require_order(rows)
         changes = {mix: self._changed(mix) for mix, _ in set(samples)}
         with self._router.activate(SampleRouting(samples, changes, self._plans.plan, rows)):
             yield
@@ -212,12 +226,12 @@ class Adapted:
         if not self._is_attached:
             raise LokrError("the model was detached; attach it again to apply adapters")
 
-    def _lease_merged(self, mix: AdapterMix, apply: ApplyWord, stack: ExitStack) -> Apply:
+    def _lease_merged(self, mix: AdapterMix, way: Apply | None, stack: ExitStack) -> Apply:
         """Lease the merged weights of a mix where it is to be applied merged."""
-        if mix.is_base or apply == "unmerged":
+        if mix.is_base or way is Apply.UNMERGED:
             return Apply.UNMERGED
         if not self.merges.acquire(mix):
-            if apply == "auto":
+            if way is None:
                 return Apply.UNMERGED
             self.merges.put(mix, self.merge(mix))
         stack.callback(self.merges.release, mix)
@@ -226,6 +240,14 @@ class Adapted:
     def _changed(self, mix: AdapterMix) -> frozenset[str]:
         """Return the paths of the modules that a mix changes."""
         return frozenset(path for p in mix.parts for path in self._pool.get(p.ref).layout.modules)
+
+
+def _way(apply: ApplyWord | Apply) -> Apply | None:
+    """Return the way that a word means, or None for whichever is at hand."""
+    if isinstance(apply, Apply):
+        return apply
+    require_word("apply", apply, get_args(ApplyWord))
+    return None if apply == "auto" else Apply(apply)
 
 
 def attach(

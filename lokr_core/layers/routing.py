@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from lokr_core.errors import RoutingError
 from lokr_core.layers.plan import RowPlan
@@ -13,6 +13,26 @@ from lokr_core.mix import AdapterMix, Apply
 
 RowOrder = Literal["interleave", "tile"]
 Plan = Callable[[Sequence[RowSpan]], RowPlan | None]
+
+
+def require_word(name: str, value: object, words: Sequence[str]) -> None:
+    """Check that an argument is one of some words.
+
+    Raises:
+        RoutingError: It is none of them; the message lists them.
+    """
+    if not isinstance(value, str) or value not in words:
+        raise RoutingError(f"{name}={value!r} is none of {', '.join(map(repr, words))}")
+
+
+def require_order(rows: RowOrder | None) -> None:
+    """Check how rows are said to be repeated.
+
+    Raises:
+        RoutingError: The word is not known.
+    """
+    if rows is not None:
+        require_word("rows", rows, get_args(RowOrder))
 
 
 class Routing(Protocol):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lokr_core import Adapted, AdapterMix, RoutingError, attach
+from lokr_core import Adapted, AdapterMix, Apply, RoutingError, attach
+from lokr_core.adapted import ApplyWord
 from lokr_core.layers.routing import RowOrder
 from tests.core.factors import Base, assert_close, draw, make_base, random_adapter
 
@@ -98,6 +99,48 @@ def test_rows_that_are_no_multiple_are_refused(rows: RowOrder | None, count: int
     """A batch of another size is a mistake of the caller."""
     with pytest.raises(RoutingError, match=f"module 'first' sees {count} rows for 2 mixes: not a"):
         Routed().batch(draw(count, 12, seed=0), rows)
+
+
+@pytest.mark.parametrize("word", ["foo", "Unmerged", "", None, 1])
+def test_unknown_ways_to_apply_are_refused(word: ApplyWord) -> None:
+    """A word with a typing error would merge, and take memory for it, without saying so."""
+    routed = Routed()
+    message = "apply=.* is none of 'auto', 'unmerged', 'merged'"
+
+    with (
+        pytest.raises(RoutingError, match=message),
+        routed.adapted.using(routed.mixes[0], apply=word),
+    ):
+        pass
+    assert routed.adapted.merges.num_bytes == 0
+
+
+@pytest.mark.parametrize("word", ["tiles", "Interleave", "", 5])
+def test_unknown_orders_of_rows_are_refused(word: RowOrder) -> None:
+    """Rows in an order that nobody asked for would carry the adapters of others."""
+    routed = Routed()
+    message = "rows=.* is none of 'interleave', 'tile'"
+    samples = [(mix, Apply.UNMERGED) for mix in routed.mixes]
+
+    for context in (
+        routed.adapted.using(routed.mixes, apply="merged", rows=word),
+        routed.adapted.route_samples(samples, rows=word),
+    ):
+        with pytest.raises(RoutingError, match=message), context:
+            pass
+    assert routed.adapted.merges.num_bytes == 0
+
+
+@pytest.mark.parametrize("apply", Apply)
+def test_ways_to_apply_may_be_given_as_members(apply: Apply) -> None:
+    """The enumeration is public, and its members mean what their words mean."""
+    routed = Routed()
+    mix = routed.mixes[0]
+
+    with routed.adapted.using(mix, apply=apply):
+        routed.model(draw(2, 12, seed=0))
+
+    assert (mix in routed.adapted.merges) == (apply is Apply.MERGED)
 
 
 def test_modules_that_no_mix_changes_may_see_any_rows() -> None:
