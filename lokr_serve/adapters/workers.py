@@ -1,14 +1,12 @@
 """Workers: the threads in which adapters are read and merged, off the event loop and the engine."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-import torch
-
 from lokr_serve.errors import ShuttingDownError
+from lokr_serve.one_core import start_on_one_core
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -20,27 +18,7 @@ class Workers:
     def __init__(self, num_threads: int) -> None:
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
         self._is_closed = False
-        self._limit_threads(num_threads)
-
-    def _limit_threads(self, num_threads: int) -> None:
-        """Start every thread with one core for torch, and leave all others as they were.
-
-        ``torch.set_num_threads`` acts on the calling thread and on threads that use torch for
-        the first time later. So each worker uses torch before it sets its own number, and the
-        old number is set again once all workers have theirs.
-        """
-        num_cores = torch.get_num_threads()
-        started = threading.Barrier(num_threads + 1)
-
-        def start() -> None:
-            torch.get_num_threads()
-            torch.set_num_threads(1)
-            started.wait()
-
-        for _ in range(num_threads):
-            self._executor.submit(start)
-        started.wait()
-        torch.set_num_threads(num_cores)
+        start_on_one_core(num_threads, self._executor.submit)
 
     def submit(self, function: Callable[[], Value]) -> asyncio.Future[Value]:
         """Run a blocking function in a thread.

@@ -233,7 +233,7 @@ class ImageEngine:
     def _run(self) -> None:
         """Run steps until stopped; whatever happens, every request gets its end."""
         try:
-            torch.get_num_threads()  # before it is set, as in Workers
+            torch.get_num_threads()  # before it is set, as in start_on_one_core
             torch.set_num_threads(self._num_threads)
             while self._step():
                 pass

@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
-
 from lokr_serve.fair_queue import FairQueue
 from lokr_serve.image.job import Job
 from lokr_serve.metrics import Metrics
+from lokr_serve.one_core import start_on_one_core
 
 
 class Workers:
@@ -21,23 +20,18 @@ class Workers:
         self._queue: FairQueue[Job] = FairQueue()
         self._num_running = 0
         self._is_closed = False
-        self._ready = threading.Barrier(num_threads + 1)
-        self._threads = [
-            threading.Thread(target=self._work, name=f"image-request-{index}", daemon=True)
-            for index in range(num_threads)
-        ]
+        self._num_threads = num_threads
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the threads with one core each for torch, and leave all others as they were.
+        """Start the threads with one core each for torch, and leave all others as they were."""
+        start_on_one_core(self._num_threads, self._start_thread)
 
-        ``torch.set_num_threads`` acts on the calling thread and on threads that use torch for
-        the first time later, so the old number is set again once every worker has its own.
-        """
-        num_cores = torch.get_num_threads()
-        for thread in self._threads:
-            thread.start()
-        self._ready.wait()
-        torch.set_num_threads(num_cores)
+    def _start_thread(self, enter: Callable[[], None]) -> None:
+        name = f"image-request-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, args=(enter,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def submit(self, job: Job) -> None:
         """Put a job into the line."""
@@ -73,10 +67,8 @@ class Workers:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self) -> None:
-        torch.get_num_threads()  # before it is set: the first use sets what all threads begin with
-        torch.set_num_threads(1)
-        self._ready.wait()
+    def _work(self, enter: Callable[[], None]) -> None:
+        enter()
         while self._work_once():
             pass
 
