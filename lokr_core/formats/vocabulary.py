@@ -61,7 +61,8 @@ def _aliases(
 ) -> Iterator[tuple[str, Place]]:
     """Yield the names that modules have in other code, and the places that they stand for."""
     for row in (*_FUSED_PROJECTIONS, *_PROCESSORS):
-        yield from _original_names(row, own)
+        names = _original_names(row, own)
+        yield from ((name, place) for name, place in names if name not in own)
     unet = unet_map(own)
     for name_map in (*MAPS, *([] if unet is None else [unet])):
         yield from _mapped(name_map, own, modules)
@@ -104,19 +105,26 @@ def _diffusers_names(
 def _parts_of_fused(
     row: Row, own: Mapping[str, Place], modules: Mapping[str, ModuleSpec]
 ) -> Iterator[tuple[str, Place]]:
-    """Yield the split projections of a base that has them fused."""
+    """Yield the split projections of a base that has them fused.
+
+    One that has some of them, or all in other sizes, has modules of its own under these names.
+    """
     for values in _matches(row.original, own):
         place = own[row.original.format(**values)]
-        parts = (part.format(**values) for part in row.diffusers)
+        parts = [part.format(**values) for part in row.diffusers]
         split = [size(own[part]) for part in parts if part in own]
-        sizes = split if sum(split) == size(place) else _sizes(row, values, modules)
-        yield from _shared_out(row, values, place, sizes)
+        if not split:
+            yield from _shared_out(row, values, place, _sizes(row, values, modules))
+        elif len(split) == len(parts) and sum(split) == size(place):
+            yield from _shared_out(row, values, place, split)
 
 
 def _shared_out(
     row: Row, values: Mapping[str, str], place: Place, sizes: Sequence[int]
 ) -> Iterator[tuple[str, Place]]:
-    """Yield the parts of a row and the pieces of a place that they stand for."""
+    """Yield the parts of a row and the pieces of a place that they stand for, if all have some."""
+    if min(sizes) < 1:
+        return
     for part, piece in zip(row.diffusers, cut(place, sizes), strict=True):
         yield part.format(**values), piece
 

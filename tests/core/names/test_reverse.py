@@ -114,6 +114,43 @@ def test_names_of_fused_modules_mean_a_fused_module_as_a_whole(name: str) -> Non
     assert paths(module) == [f"{ATTENTION}.to_qkv"]
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [{"to_k": 8}, {"to_k": 4}, {"to_k": 8, "to_v": 8}],
+    ids=["as large as both", "as large as a half", "both in other sizes"],
+)
+def test_modules_that_were_not_fused_keep_their_names(sizes: dict[str, int]) -> None:
+    """Beside a projection of both, a base may have one of its own that is no part of it."""
+    base = discover(
+        tree((f"attn.{name}", 4, size) for name, size in ({"to_kv": 8} | sizes).items())
+    )
+    names = ModuleNames(base)
+
+    for name in ("to_kv", *sizes):
+        module = found(names, f"attn.{name}")
+        assert module.is_whole
+        assert paths(module) == [f"attn.{name}"]
+    assert is_bound(names, "attn.to_v") == ("to_v" in sizes)
+
+
+@pytest.mark.parametrize(
+    ("fused", "outputs", "part"),
+    [
+        ("attn.to_qkv", 2, "attn.to_q"),
+        ("attn.to_kv", 1, "attn.to_v"),
+        ("single_blocks.0.linear1", 24, "single_transformer_blocks.0.proj_mlp"),
+        ("single_blocks.0.linear1", 20, "single_transformer_blocks.0.attn.to_q"),
+    ],
+)
+def test_too_few_outputs_are_not_shared_out(fused: str, outputs: int, part: str) -> None:
+    """A part without an output, or with less than none, would be a module that is nowhere."""
+    marks = [("double_blocks.0.img_attn.qkv", 8, 24), ("vector_in.in_layer", 5, 8)]
+    names = ModuleNames(discover(tree([*marks, (fused, 8, outputs)])))
+
+    assert paths(found(names, fused)) == [fused]
+    assert not is_bound(names, part)
+
+
 def test_fused_names_reach_split_modules() -> None:
     """Diffusers' own reader of FLUX.2 files makes names of fused projections."""
     names = ModuleNames(spec_of(wan))
