@@ -24,7 +24,7 @@ def metadata_configs(metadata: Mapping[str, str]) -> Mapping[str, PeftConfig]:
     try:
         fields = parse_json(metadata[METADATA_KEY].encode())
     except ValueError as error:
-        raise AdapterConfigError(METADATA_KEY, f"is not valid JSON: {error}") from error
+        raise AdapterConfigError(METADATA_KEY, str(error)) from error
     if not isinstance(fields, dict):
         raise AdapterConfigError(METADATA_KEY, "is no JSON object")
     by_component: dict[str, dict[str, object]] = {}

@@ -83,7 +83,7 @@ def _parse_object(path: Path, text: bytes) -> dict[str, object]:
     try:
         header = parse_json(text)
     except ValueError as error:
-        raise not_safetensors(path, f"its header is no JSON: {error}") from error
+        raise not_safetensors(path, f"its header {error}") from error
     assert isinstance(header, dict)
     return header
 

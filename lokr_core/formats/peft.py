@@ -215,7 +215,7 @@ def _parse_object(text: bytes) -> dict[str, object]:
     try:
         fields = parse_json(text)
     except ValueError as error:
-        raise AdapterConfigError(CONFIG_NAME, f"is not valid JSON: {error}") from error
+        raise AdapterConfigError(CONFIG_NAME, str(error)) from error
     if not isinstance(fields, dict):
         raise AdapterConfigError(CONFIG_NAME, "is no JSON object")
     return fields

@@ -14,6 +14,7 @@ from lokr_core.spec import ModuleKind
 Json = dict[str, object]
 Value = TypeVar("Value", bound=Hashable)
 
+EXACT_WHOLE = 2**53  # below it a float64 holds every whole number
 _TYPES = {"lokr": "LOKR", "hada": "LOHA", "lora": "LORA"}
 
 
@@ -99,7 +100,9 @@ def _patterns(modules: Sequence[SourceModule], ranks: Sequence[int], alpha_field
 
 
 def _short(alpha: float) -> int | float:
-    return int(alpha) if alpha.is_integer() else alpha
+    """Return a whole alpha as PEFT has it, without a point; a larger one would be all digits."""
+    is_short = alpha.is_integer() and abs(alpha) < EXACT_WHOLE
+    return int(alpha) if is_short else alpha
 
 
 def _commonest(values: Sequence[Value]) -> Value:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import lokr_core
 from lokr_core.formats.convert import ConversionError, Layout, convert
-from lokr_core.formats.convert.scale import alpha_for, folded
 from lokr_core.formats.convert.verify import first_difference
 from lokr_core.spec import ModelSpec
 
@@ -265,11 +264,8 @@ def test_a_file_that_cannot_be_read_back_is_refused(tmp_path: Path) -> None:
 
 def test_metadata_of_the_base_is_kept(spec: ModelSpec, tmp_path: Path) -> None:
     """What a reader would make a scale of is not."""
-    metadata = {
-        "modelspec.architecture": "x",
-        "ss_network_dim": "4",
-        "ss_network_module": "lycoris",
-    }
+    of_base, of_trainer = {"modelspec.architecture": "x"}, {"ss_network_module": "lycoris"}
+    metadata = {**of_base, **of_trainer, "ss_network_dim": "4"}
     save_file(lora("fc"), tmp_path / "in.safetensors", metadata)
     convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", Layout.LYCORIS, spec=spec)
     header = (tmp_path / "out.safetensors").read_bytes()
@@ -301,27 +297,3 @@ def test_a_doubtful_scale_is_told_of(spec: ModelSpec, tmp_path: Path) -> None:
     )
 
     assert "0.09375" in done.warnings[0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_scale_is_folded_where_that_is_exact(dtype: torch.dtype) -> None:
-    """A power of two always is, short of overflow; a third never."""
-    factor = torch.tensor([[1.0, 0.5], [3.0, -2.0]], dtype=dtype)
-    halved, tripled = folded(factor, 0.5), folded(factor, 3.0)
-
-    assert halved is not None
-    assert torch.equal(halved, factor / 2)
-    assert folded(factor, 1 / 3) is None
-    assert folded(torch.full((1, 1), torch.finfo(dtype).max, dtype=dtype), 2.0) is None
-    if dtype is not torch.float64:  # where the product itself could round
-        assert tripled is not None
-        assert torch.equal(tripled, 3 * factor)
-
-
-@pytest.mark.parametrize("rank", [1, 3, 7, 48])
-def test_an_alpha_gives_its_scale(rank: int) -> None:
-    """For every scale that came from an alpha of the same rank."""
-    for alpha in (0.1, 1.0, 3.0, 1e-3, 12345.678):
-        scale = alpha / rank
-
-        assert alpha_for(scale, rank) / rank == scale

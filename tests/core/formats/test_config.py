@@ -126,13 +126,26 @@ def test_malformed_field_is_refused_by_name(
         read_adapter(folder, base_spec())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"r": 1, "r": 2}', "\xff"], ids=repr)
-def test_config_that_is_no_json_object_is_refused_by_name(tmp_path: Path, text: str) -> None:
-    """A download that ended early is the usual reason."""
-    folder = write_peft(tmp_path, full(PEFT_Q, alpha=None))
-    (folder / "adapter_config.json").write_text(text, encoding="latin-1")
+UNREADABLE = {
+    "empty": (b"", "is not valid JSON: Expecting"),
+    "cut off": (b'{"r": 3', "is not valid JSON: Expecting"),
+    "a list": (b"[1]", "is no JSON object"),
+    "another encoding": ('{"r": "é"}'.encode("latin-1"), "is not valid JSON: 'utf-8' codec"),
+    "a number of 19 digits": (b'{"r": 1000000000000000000}', "holds a whole number of 19 digits"),
+    "a field twice": (b'{"r": 3, "r": 4}', "gives 'r' twice"),
+    "nested": (b'{"r": ' + b"[" * 10**5, "is nested too deeply"),
+}
 
-    with pytest.raises(AdapterConfigError, match=r"^adapter_config\.json: is no"):
+
+@pytest.mark.parametrize(("text", "problem"), UNREADABLE.values(), ids=UNREADABLE)
+def test_configuration_that_cannot_be_read_is_refused_for_what_it_is(
+    tmp_path: Path, text: bytes, problem: str
+) -> None:
+    """Who is told of broken JSON looks for a comma, and finds none that is missing."""
+    folder = write_peft(tmp_path, low_rank(PEFT_Q))
+    (folder / "adapter_config.json").write_bytes(text)
+
+    with pytest.raises(AdapterConfigError, match=rf"^adapter_config\.json: {problem}"):
         read_adapter(folder, base_spec())
 
 
