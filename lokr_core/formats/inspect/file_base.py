@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lokr_core.errors import UnsupportedModuleError
+from lokr_core.formats.header import MAX_ELEMENTS
 from lokr_core.formats.leaves import split_key
 from lokr_core.formats.names import PEFT_WRAPPER
 from lokr_core.spec import ModelSpec, ModuleKind, ModuleSpec
@@ -20,6 +22,9 @@ def file_base(tensors: Mapping[str, Tensor]) -> ModelSpec:
 
     What only a real base can tell is not to be read off it: names of other spellings, sizes that do
     not fit, DoRA's gains.
+
+    Raises:
+        UnsupportedModuleError: Factors multiply out to a weight larger than any.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -47,20 +52,22 @@ def without_memory(module: nn.Module) -> nn.Module:
 
 
 def _spec(path: str, leaves: Leaves) -> ModuleSpec:
-    kind, module = _module(leaves)
+    kind, module = _module(path, leaves)
     return ModuleSpec(path=path, kind=kind, module=without_memory(module))
 
 
-def _module(leaves: Leaves) -> tuple[ModuleKind, nn.Module]:
+def _module(path: str, leaves: Leaves) -> tuple[ModuleKind, nn.Module]:
     vector = next((leaves[leaf] for leaf in ("w_norm", "weight", "diff") if leaf in leaves), None)
     if vector is not None and vector.ndim == 1:
         return ModuleKind.NORM, nn.LayerNorm(len(vector), device="meta")
     if "lora_embedding_A" in leaves and "lora_embedding_B" in leaves:
         num_tokens, size = _last(leaves["lora_embedding_A"]), _first(leaves["lora_embedding_B"])
+        _require_countable(path, num_tokens, size)
         return ModuleKind.EMBEDDING, nn.Embedding(num_tokens, size, device="meta")
     num_out, columns = _matrix(leaves)
     kernel = _kernel(leaves, num_out, columns)
     num_in = max(1, columns // math.prod(kernel))
+    _require_countable(path, num_out, num_in * math.prod(kernel))
     match kernel:
         case (k,):
             return ModuleKind.CONV, nn.Conv1d(num_in, num_out, k, device="meta")
@@ -70,6 +77,12 @@ def _module(leaves: Leaves) -> tuple[ModuleKind, nn.Module]:
             return ModuleKind.CONV, nn.Conv3d(num_in, num_out, (k, n, m), device="meta")
         case _:
             return ModuleKind.LINEAR, nn.Linear(num_in, num_out, bias=False, device="meta")
+
+
+def _require_countable(path: str, num_out: int, columns: int) -> None:
+    """Check that the elements of a weight can be counted; small factors can make a huge one."""
+    if num_out * columns > MAX_ELEMENTS:
+        raise UnsupportedModuleError(path, f"no weight is {num_out} x {columns}, as its delta is")
 
 
 def _matrix(leaves: Leaves) -> tuple[int, int]:
@@ -104,13 +117,13 @@ def _sizes(leaves: Leaves, name: str, core: str | None) -> tuple[int, int]:
 def _kernel(leaves: Leaves, num_out: int, columns: int) -> tuple[int, ...]:
     for leaf in _WINDOWS:
         if leaf in leaves and leaves[leaf].ndim > 2:
-            return tuple(leaves[leaf].shape[2:])
+            return tuple(max(1, size) for size in leaves[leaf].shape[2:])
     magnitude = leaves.get("dora_scale")
     if magnitude is None or magnitude.ndim < 3:
         return ()
     # The factors were flattened, so of the window only the size is left, if that.
     is_input = magnitude.shape[0] == 1 and num_out != 1
-    window = max(1, columns // magnitude.shape[1]) if is_input else 1
+    window = max(1, columns // max(1, magnitude.shape[1])) if is_input else 1
     return (window, *[1] * (magnitude.ndim - 3))
 
 

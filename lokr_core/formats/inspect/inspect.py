@@ -46,8 +46,12 @@ def inspect_adapter(path: Path, spec: ModelSpec | None = None) -> Inspection:
     source = problems.attempt(lambda: open_source(path))
     content = None if source is None else problems.attempt(lambda: parse_file(source.file))
     if source is None or content is None:
-        return Inspection(report=_unreadable(path, problems), adapter=None)
-    base = file_base(content.tensors) if spec is None else spec
+        return Inspection(report=_unreadable(path, problems, None), adapter=None)
+    base = problems.attempt(lambda: file_base(content.tensors)) if spec is None else spec
+    if base is None:
+        return Inspection(
+            report=_unreadable(path, problems, _file_facts(source, content)), adapter=None
+        )
     examined = _examine(source, content, base, problems)
     adapter = None if problems.count else _read(path, base, problems)
     report = AdapterReport(
@@ -118,11 +122,11 @@ def _read(path: Path, base: ModelSpec, problems: Problems) -> Adapter | None:
         return None
 
 
-def _unreadable(path: Path, problems: Problems) -> AdapterReport:
+def _unreadable(path: Path, problems: Problems, file: FileFacts | None) -> AdapterReport:
     return AdapterReport(
         adapter_id=default_id(path),
         version=None,
-        file=None,
+        file=file,
         contents=None,
         fit=None,
         warnings=(),

@@ -70,6 +70,18 @@ FORMS: dict[
     "bias alone": ({"diff_b": (8,)}, ModuleKind.LINEAR, (8, 1), ()),
     "lost partner": ({"lokr_w1_a": (2, 1), "lokr_w2": (4, 5)}, ModuleKind.LINEAR, (4, 5), ()),
     "lost factors": ({"alpha": ()}, ModuleKind.LINEAR, (1, 1), ()),
+    "kernel of no size": (
+        {"hada_w1_a": (8, 2), "hada_w1_b": (2, 6, 0), "hada_w2_a": (8, 2), "hada_w2_b": (2, 6, 0)},
+        ModuleKind.CONV,
+        (8, 1),
+        (1,),
+    ),
+    "magnitude of no size": (
+        {"lora_up.weight": (8, 2), "lora_down.weight": (2, 6), "dora_scale": (1, 0, 1, 1)},
+        ModuleKind.CONV,
+        (8, 6),
+        (6, 1),
+    ),
     "scalar": ({"diff": ()}, ModuleKind.LINEAR, (1, 1), ()),
     "flattened convolution with DoRA by input": (
         {"lora_up.weight": (8, 2), "lora_down.weight": (2, 54), "dora_scale": (1, 6, 1, 1)},
