@@ -27,10 +27,17 @@ def read_full(module: FileModule, context: FormContext) -> DeltaForm:
     return DeltaForm(algorithm="full", delta=delta, rank=None, has_ratio=False)
 
 
-def read_residual(module: FileModule, shape: WeightShape) -> DenseWeights | None:
+def read_residual(
+    module: FileModule, shape: WeightShape, dtype: torch.dtype
+) -> DenseWeights | None:
     """Return what an extracted LoRA leaves over, which the file keeps sparse; None if nothing.
 
     It belongs to the weight, although its tensors are named after the bias.
+
+    Args:
+        module: The module's tensors.
+        shape: The weight.
+        dtype: What it is computed with; a wider one of the file is rounded to it.
 
     Raises:
         AdapterTensorError: The indices are unusable, or it has not the size of the base weight.
@@ -46,8 +53,9 @@ def read_residual(module: FileModule, shape: WeightShape) -> DenseWeights | None
     rows, columns = _positions(required(module, "bias_indices"), values, shape)
     if not values.numel():
         return None
-    dense = torch.zeros(shape.out_features, shape.columns, dtype=values.dtype)
-    return DenseWeights(matrix=dense.index_put_((rows, columns), values), scale=1.0)
+    kept = min(values.dtype, dtype, key=lambda one: one.itemsize)  # a whole weight is allocated
+    dense = torch.zeros(shape.out_features, shape.columns, dtype=kept)
+    return DenseWeights(matrix=dense.index_put_((rows, columns), values.to(kept)), scale=1.0)
 
 
 def _positions(entry: NamedTensor, values: Tensor, shape: WeightShape) -> tuple[Tensor, Tensor]:

@@ -160,12 +160,13 @@ class ModuleReader:
     ) -> Change:
         """Return what is added to the parameters of a module."""
         value = 1.0 if scale is None else scale.value
+        dtype = self.spec.compute_dtype
         delta = None if form is None else replace(form.delta, scale=value)
-        deltas = (delta, read_residual(module, shape))
+        deltas = (delta, read_residual(module, shape, dtype))
         return Change(
             deltas=tuple(delta for delta in deltas if delta is not None),
             vector=read_vector(module, shape),
-            bias=read_bias(module, shape, value, self.spec.compute_dtype),
+            bias=read_bias(module, shape, value, dtype),
         )
 
 

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from lokr_core.errors import AdapterTensorError, UnsupportedModuleError
 from lokr_core.formats import read_adapter
+from lokr_core.formats.binding import bind
+from lokr_core.formats.full import read_residual
+from lokr_core.formats.names import ModuleNames
+from lokr_core.formats.tensors import WeightShape
 from lokr_core.layers.discover import discover
 from lokr_core.spec import ModelSpec
 from tests.core.formats.hand_made import FLAT_Q, Q, base_spec, draw, full, low_rank, write
@@ -155,6 +159,30 @@ def test_residual_may_be_empty(tmp_path: Path) -> None:
     adapter = read_adapter(write(tmp_path, tensors), base_spec())
 
     torch.testing.assert_close(adapter.delta_weights()[f"{Q}.weight"], up @ down)
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "kept"),
+    [
+        (torch.float32, torch.float64, torch.float32),
+        (torch.float64, torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.float16, torch.float16),
+    ],
+)
+def test_residual_takes_no_wider_numbers_than_are_computed_with(
+    base: torch.dtype, values: torch.dtype, kept: torch.dtype
+) -> None:
+    """A few numbers of a small file make a matrix of the size of the weight."""
+    spec = base_spec(base)
+    tensors = extracted(bias_values=torch.tensor([0.1, -2, 4], dtype=values))
+    (module,) = bind(tensors, ModuleNames(spec)).modules
+
+    residual = read_residual(module, WeightShape.of(module), spec.compute_dtype)
+
+    assert residual is not None
+    assert residual.matrix.dtype == kept
+    assert residual.matrix[0, 11] == torch.tensor(0.1, dtype=values).to(kept)
 
 
 RESIDUALS = {
