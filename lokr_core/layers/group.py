@@ -87,6 +87,11 @@ class Group:
         return tuple((entry, run) for entry, rows in entries for run in runs_of(rows))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the factors are kept in, and products with them are computed in."""
+        return self._storage.dtype
+
+    @property
     def changed_rows(self) -> Tensor:
         """The rows that the group changes; one may stand there several times."""
         rows = self.rows

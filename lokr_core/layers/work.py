@@ -12,8 +12,6 @@ from lokr_core.layers.layer import Forward, Layer
 from lokr_core.layers.plan import ModuleRows
 from lokr_core.ops.batched import BatchedLokr
 
-_WIDE = (torch.float32, torch.float64)
-
 
 def work_at(layer: Layer, base: Forward, rows: ModuleRows) -> Forward:
     """Return what stands for the forward of a module for rows of one plan.
@@ -28,28 +26,32 @@ def work_at(layer: Layer, base: Forward, rows: ModuleRows) -> Forward:
     if not rows.groups:
         return forward
     changes = changes_at(layer, rows.groups)
-    routed = _Routed(layer, forward, changes)
+    dtype = rows.groups[0].dtype
+    routed = _Routed(layer, forward, changes, dtype)
     plain = [change for change in changes if isinstance(change, DeltaChange)]
     if not layer.spec.kind.is_linear or len(plain) < len(changes):
         return routed
     change, *others = plain
     if not others and isinstance(change.delta, BatchedLokr) and change.group.covers(rows.num_rows):
-        return _AddedToAll(forward, change.delta, routed)
-    return _Added(forward, plain, routed)
+        return _AddedToAll(forward, change.delta, routed, dtype)
+    return _Added(forward, plain, routed, dtype)
 
 
 class _AddedToAll:
     """One Kronecker delta of each row, in order: the step that is worth most."""
 
-    def __init__(self, base: Forward, delta: BatchedLokr, other: "_Routed") -> None:
+    def __init__(
+        self, base: Forward, delta: BatchedLokr, other: "_Routed", dtype: torch.dtype
+    ) -> None:
         self._base = base
         self._delta = delta
         self._other = other
+        self._dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the module's output [..., O] for activations [..., I]."""
         out = self._base(x)
-        if not _is_plain(out, x):
+        if not _is_plain(out, x, self._dtype):
             return self._other.routed(out, x)
         self._delta.add_to(out, x)
         return out
@@ -58,15 +60,22 @@ class _AddedToAll:
 class _Added:
     """Factored deltas of a linear module, each added to its group's rows, and nothing else."""
 
-    def __init__(self, base: Forward, changes: Sequence[DeltaChange], other: "_Routed") -> None:
+    def __init__(
+        self,
+        base: Forward,
+        changes: Sequence[DeltaChange],
+        other: "_Routed",
+        dtype: torch.dtype,
+    ) -> None:
         self._base = base
         self._changes = changes
         self._other = other
+        self._dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the module's output [..., O] for activations [..., I]."""
         out = self._base(x)
-        if not _is_plain(out, x):
+        if not _is_plain(out, x, self._dtype):
             return self._other.routed(out, x)
         rows, x_rows = out.view(-1, out.shape[-1]), x.reshape(-1, x.shape[-1])
         for change in self._changes:
@@ -74,18 +83,21 @@ class _Added:
         return out
 
 
-def _is_plain(out: Tensor, x: Tensor) -> bool:
-    """Whether changes can be added to an output as it is."""
-    return out.dtype is x.dtype and out.dtype in _WIDE and out.is_contiguous()
+def _is_plain(out: Tensor, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether changes that are computed in a dtype can be added to an output as it is."""
+    return out.dtype is x.dtype is dtype and out.is_contiguous()
 
 
 class _Routed:
     """A forward, and the changes of the rows that carry adapters."""
 
-    def __init__(self, layer: Layer, base: Forward, changes: Sequence[Change]) -> None:
+    def __init__(
+        self, layer: Layer, base: Forward, changes: Sequence[Change], dtype: torch.dtype
+    ) -> None:
         self._layer = layer
         self._base = base
         self._changes = changes
+        self._dtype = dtype  # of the factors, float32 or float64
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the module's output."""
@@ -99,8 +111,8 @@ class _Routed:
         return self._layer.from_rows(rows, x)
 
     def _changed(self, rows: Tensor, x: Tensor) -> Tensor:
-        """Add every change, in float32 or better, and round once."""
-        wide = rows if rows.dtype in _WIDE else rows.float()
+        """Add every change, in the dtype of the factors or a wider one, and round once."""
+        wide = rows.to(torch.promote_types(rows.dtype, self._dtype))
         wide_x = x.to(wide.dtype) if x.is_floating_point() else x
         base = wide.clone() if any(change.needs_base for change in self._changes) else wide
         for change in self._changes:
