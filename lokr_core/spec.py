@@ -142,6 +142,8 @@ class ModelSpec:
     modules: Mapping[str, ModuleSpec]
     dtype: torch.dtype
     components: tuple[str, ...] = ("",)  # what paths start with; a single module has the name ""
+    # Why no adapter can change the weights of these other modules, by path.
+    refusals: Mapping[str, str] = field(default_factory=dict)
     _layouts: WeakKeyDictionary[AdapterLayout, ReferenceType[AdapterLayout]] = field(
         default_factory=WeakKeyDictionary, repr=False
     )

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from lokr_core.errors import AdapterTensorError
+from lokr_core.errors import AdapterTensorError, UnsupportedModuleError
 from lokr_core.formats.leaves import split_key, unserved_algorithm
 from lokr_core.formats.names import ModuleNames
 from lokr_core.formats.places import Place, overlap
@@ -57,10 +57,11 @@ class FileModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Binding:
-    """The modules of a file in its own order, and the keys that belong to none of the base."""
+    """The modules of a file in its own order, and what belongs to none that can be changed."""
 
     modules: tuple[FileModule, ...]
     unmatched: tuple[str, ...]
+    refused: tuple[UnsupportedModuleError, ...] = ()  # for modules of the base that are of no kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +97,7 @@ def bind(tensors: Mapping[str, Tensor], names: ModuleNames) -> Binding:
     places: dict[str, Place | None] = {}
     found: dict[Place, _Found] = {}
     unmatched = []
+    refused: dict[str, UnsupportedModuleError] = {}
     for key, value in tensors.items():
         parts = split_key(key)
         if parts is not None and parts.module not in places:
@@ -103,13 +105,19 @@ def bind(tensors: Mapping[str, Tensor], names: ModuleNames) -> Binding:
         place = None if parts is None else places[parts.module]
         if parts is None or place is None:
             _refuse_unserved(key)
-            unmatched.append(key)
+            error = None if parts is None else names.refusal(parts.module)
+            if error is None:
+                unmatched.append(key)
+            else:
+                refused.setdefault(error.module, error)
             continue
         module = found.setdefault(place, _Found(name=parts.module, by_leaf={}))
         module.add(parts.leaf, NamedTensor(key=key, value=value))
     _check_apart(found)
     modules = (module.at(place, names.spec) for place, module in found.items())
-    return Binding(modules=tuple(modules), unmatched=tuple(unmatched))
+    return Binding(
+        modules=tuple(modules), unmatched=tuple(unmatched), refused=tuple(refused.values())
+    )
 
 
 def _place(key: str, name: str, names: ModuleNames) -> Place | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 
+from lokr_core.errors import UnsupportedModuleError
 from lokr_core.formats.places import Place
 from lokr_core.formats.vocabulary import Vocabulary
 from lokr_core.spec import ModelSpec
@@ -59,8 +60,9 @@ def _prefix(pattern: str, spelling: Spelling, *components: str) -> Prefix:
 
 
 _NAMED_ENCODER = r"text_encoders\.(?!clip_[lg]\.)[^.]+\.transformer\."
+_BARE = _prefix(r"", Spelling.DOTTED, *_DENOISERS, *_TEXT_ENCODERS)
 _PREFIXES: tuple[Prefix, ...] = (
-    _prefix(r"", Spelling.DOTTED, *_DENOISERS, *_TEXT_ENCODERS),
+    _BARE,
     _prefix(r"lycoris_", Spelling.FLAT, *_DENOISERS, *_TEXT_ENCODERS),
     # kohya, and what came after it; some trainers double the underscore.
     _prefix(r"lora_unet__?", Spelling.FLAT, *_DENOISERS),
@@ -107,6 +109,20 @@ class ModuleNames:
             if places := self._by_path(spelled) or self._by_prefix(spelled):
                 return frozenset(places)
         return frozenset()
+
+    def refusal(self, name: str) -> UnsupportedModuleError | None:
+        """Return why no adapter can change the module of a name, if the base has such a one.
+
+        PEFT wraps attention in a layer, and a projection within that in another.
+        """
+        path = name.removeprefix(PEFT_WRAPPER).replace(".base_layer.", ".")
+        for component in ("", *_owners(_BARE, self.spec.components)):
+            full = f"{component}.{path}" if component else path
+            module = self.spec.modules.get(full)
+            reason = self.spec.refusals.get(full) if module is None else module.refusal
+            if reason is not None:
+                return UnsupportedModuleError(full, reason)
+        return None
 
     def _by_path(self, name: str) -> Set[Place]:
         """Return what a name stands for that starts with a component of the base."""

@@ -153,6 +153,8 @@ def _overflow(weights: Mapping[str, ModuleWeights], dtype: torch.dtype) -> Adapt
 
 def _check_complete(binding: Binding, path: Path, *, partial: bool) -> None:
     """Check what was bound, after the modules: one that does not fit tells more than a key."""
+    if binding.refused:
+        raise binding.refused[0]
     if binding.unmatched and not partial:
         raise UnmatchedKeysError(binding.unmatched)
     if not binding.modules:

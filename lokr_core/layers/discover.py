@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,18 @@ def _is_plain_conv(conv: Conv) -> bool:
     return type(conv).forward is plain.forward
 
 
+def _joined(prefix: str, path: str) -> str:
+    return f"{prefix}.{path}" if prefix and path else prefix or path
+
+
+def _wholly_refused(prefix: str, component: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the path of each module that is of no kind and that a trainer may change, and why."""
+    for path, module in component.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            reason = f"{type(module).__name__} has its projections as parameters, not as modules"
+            yield _joined(prefix, path), reason
+
+
 def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
     refusals = dict(_refusals(component))
     for path, module in component.named_modules():
@@ -128,7 +141,7 @@ def _module_specs(prefix: str, component: nn.Module) -> Iterator[ModuleSpec]:
         if kind is None:
             continue
         yield ModuleSpec(
-            path=f"{prefix}.{path}" if prefix and path else prefix or path,
+            path=_joined(prefix, path),
             kind=kind,
             module=module,
             refusal=refusals.get(path),
@@ -150,7 +163,13 @@ def discover(model: object) -> ModelSpec:
         for name, component in parts.items()
         for spec in _module_specs(name, component)
     }
-    return ModelSpec(modules=specs, dtype=_dtype(specs.values()), components=tuple(parts))
+    refusals = (_wholly_refused(name, component) for name, component in parts.items())
+    return ModelSpec(
+        modules=specs,
+        dtype=_dtype(specs.values()),
+        components=tuple(parts),
+        refusals=dict(chain.from_iterable(refusals)),
+    )
 
 
 def _dtype(specs: Iterable[ModuleSpec]) -> torch.dtype:

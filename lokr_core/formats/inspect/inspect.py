@@ -92,6 +92,8 @@ def _examine(
         component_configs=problems.attempt(lambda: metadata_configs(content.metadata)) or {},
     )
     binding = bind_all(content.tensors, ModuleNames(base), problems)
+    for error in binding.refused:
+        problems.add(error)
     if binding.unmatched:
         problems.add(UnmatchedKeysError(binding.unmatched))
     found = [_read_module(reader, module, problems) for module in binding.modules]
