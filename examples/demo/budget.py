@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 MAX_STRETCH = 3.0  # the time on the clock, for each second of the process
+SLACK = 0.1  # of the time, for a slow start: else it would make each training another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Budget:
                 if elapsed >= 1:
                     cut = f", cut short after {step} of {self.max_steps} steps"
                     break
-                spent = max(step / self.max_steps, elapsed)
+                spent = max(step / self.max_steps, (elapsed - SLACK) / (1 - SLACK))
                 bars.update(task, completed=spent)
                 yield spent
             bars.update(task, completed=1.0)

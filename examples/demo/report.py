@@ -31,18 +31,20 @@ def print_report(play: Play, console: Console) -> None:
 
 
 def _texts(play: Play) -> Table:
-    table = Table(title=f"The same prompt, {PROMPT!r}, continued", show_lines=True)
+    table = Table(
+        title=f"The same prompt, {PROMPT!r}, continued: the first text of each", show_lines=True
+    )
     table.add_column("mix", style="bold")
     table.add_column("text", overflow="fold")
     for stream in play.cast.all:
-        table.add_row(stream.label, _excerpt(stream.text))
+        table.add_row(stream.label, _excerpt(stream.texts[0]))
     return table
 
 
 def _tails(cast: Cast) -> Table:
     table = Table(show_header=False)
     for stream in cast.all:
-        lines = stream.text.strip().splitlines() or [""]
+        lines = stream.texts[0].strip().splitlines() or [""]
         table.add_row(stream.label, f"{stream.num_tokens:4}", Text(lines[-1][-TAIL_CHARACTERS:]))
     return table
 

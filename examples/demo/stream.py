@@ -16,8 +16,14 @@ from lokr_serve.types import (
 
 PROMPT = "The value of an expression"
 MAX_TOKENS = 160
+NUM_TEXTS = 5  # drawn for each request: of one alone, nothing can be claimed
 SAMPLING = SamplingParams(
-    max_tokens=MAX_TOKENS, min_tokens=MAX_TOKENS, temperature=0.5, top_p=0.95, seed=7
+    max_tokens=MAX_TOKENS,
+    min_tokens=MAX_TOKENS,
+    n=NUM_TEXTS,
+    temperature=0.5,
+    top_p=0.95,
+    seed=7,
 )
 FLOWING_TOKENS = 8  # after which a stream counts as flowing
 
@@ -28,7 +34,7 @@ class Stream:
     def __init__(self, label: str, adapters: dict[str, float]) -> None:
         """Make a stream that asks for a mix of adapters; an empty mix is the base model."""
         self.label = label
-        self.text = ""
+        self.texts = [""] * NUM_TEXTS
         self.num_tokens = 0
         self.started: Started | None = None
         self.finished: Finished | None = None
@@ -71,7 +77,7 @@ class Stream:
             case Started():
                 self.started = event
             case Chunk():
-                self.text += event.text
+                self.texts[event.index] += event.text
                 self.num_tokens += len(event.token_ids)
                 if self.num_tokens >= FLOWING_TOKENS:
                     self.is_flowing.set()

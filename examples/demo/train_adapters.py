@@ -33,7 +33,7 @@ RANK = 32  # large enough that both factors are stored whole
 FACTOR = 4
 LEARNING_RATE = 0.03
 IGNORED = -100  # the label of a token that is not learnt
-BUDGET = Budget(max_steps=120, max_seconds=20)
+BUDGET = Budget(max_steps=180, max_seconds=40)
 CODE, CAPITALS, LEET = "code", "capitals", "leet"
 MARGIN, NEW_MARGIN = "margin.safetensors", "new-margin.safetensors"
 LINEAR_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -18,7 +18,7 @@ END = "<|end|>"
 VOCABULARY_SIZE = 2048
 WINDOW = 128  # tokens of a training sequence
 BATCH_SIZE = 8
-BUDGET = Budget(max_steps=700, max_seconds=90)
+BUDGET = Budget(max_steps=700, max_seconds=120)
 # Shares of the passages that the base reads in another register than prose: enough to know the
 # words of it, too few to fall into it.
 STYLE_SHARES = {capitals: 0.25, quoted: 0.1, commented: 0.1, leet: 0.15}
