@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from examples.demo.budget import Budget, warm_up_then_fall
-from examples.demo.checks import capital_share, digit_share, margin_share
+from examples.demo.checks import capital_share, digit_share, margin_share, problems
 from examples.demo.lessons import (
     Lesson,
     learn_capitals,
@@ -17,6 +17,8 @@ from examples.demo.lessons import (
     learn_leet,
     learn_quotation,
 )
+from examples.demo.scenes import Play, hire_cast
+from examples.demo.scrape import Scrape
 from examples.demo.text import Corpus, read_corpus
 
 
@@ -65,6 +67,40 @@ def test_shares_tell_the_registers_apart() -> None:
     assert digit_share("7h3 4") == 3 / 4
     assert margin_share("prompt\n> one\n> two\nthree", ">") == 2 / 3
     assert capital_share("") == digit_share("") == margin_share("", ">") == 0
+
+
+def test_what_is_claimed_is_true_of_most_texts() -> None:
+    """One text in ten of an adapter does not show what it has learnt; three in five are no luck."""
+    cast = hire_cast()
+    shown, not_shown = "PROSE\n> IN CAPITALS", "prose"
+    for stream in cast.all:
+        stream.texts = [shown] * 3 + [not_shown] * 2
+    cast.capitals.texts = [shown] * 2 + [not_shown] * 3
+    step = {"lokr_serve_step_mixes_sum": 3.0, "lokr_serve_step_mixes_count": 1.0}
+    samples = {**step, "lokr_serve_step_failures_total": 0.0}
+    play = Play(
+        cast=cast,
+        replaced_at=0.0,
+        adapters=(),
+        scrape=Scrape(samples=samples, rows={}),
+        seconds=1.0,
+    )
+
+    found = problems(play)
+
+    assert "capitals writes in capitals" in found
+    assert "the base model writes prose" in found
+    assert not {"margin quotes", "the mix does both"} & set(found)
+
+
+def test_a_slow_start_changes_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no two trainings would be alike."""
+    seconds = itertools.chain([0.0, 0.9], itertools.count(0.9, 0.01))
+    monkeypatch.setattr(time, "process_time", lambda: next(seconds))
+
+    shares = list(Budget(max_steps=10, max_seconds=10).spend("training", Console(quiet=True)))
+
+    assert shares == [step / 10 for step in range(10)]
 
 
 def test_a_budget_ends_with_its_steps() -> None:
